@@ -1,0 +1,38 @@
+"""The errors a caller may want to catch; their docstrings are their default messages."""
+
+from __future__ import annotations
+
+
+class OwlError(Exception):
+    """Something in owl_celery failed."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (type(self).__doc__ or "").strip())
+
+
+class SettingsError(OwlError):
+    """A setting has a value that cannot be used."""
+
+
+class StoreError(OwlError):
+    """The database cannot be used."""
+
+
+class StaleCursorError(StoreError):
+    """Another controller has moved the stream cursor; reload before learning on."""
+
+
+class NoOpenQueueError(OwlError):
+    """No queue is open to route to."""
+
+
+class StateError(OwlError):
+    """A saved policy state cannot be read by this release."""
+
+
+class WorkerError(OwlError):
+    """A GPU worker cannot start."""
+
+
+class BrokerError(OwlError):
+    """The broker cannot be used."""

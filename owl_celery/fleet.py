@@ -1,0 +1,157 @@
+"""The queues that can be chosen, as columns: one numpy array an attribute, one row a queue."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from owl_celery.types import QueueView
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+OVERRUN_SHARE: Final = 0.3
+"""A task that outlives its prediction is expected to run this share of its elapsed time longer."""
+
+
+class Fleet:
+    """Queues and their load.
+
+    The columns may be written in place by the one owner of the object (the simulator, the sync
+    thread before it publishes the object); readers never write.
+
+    Parameters
+    ----------
+    names
+        N queue names.
+    gpu_models
+        GPU model of each queue, N strings.
+    concurrency
+        Tasks that each queue runs at a time, N integers >= 1; all 1 when omitted.
+
+    Attributes
+    ----------
+    models
+        The distinct GPU models, sorted.
+    model_index
+        Index into ``models``, shape (N,).
+    concurrency
+        Shape (N,).
+    is_open
+        False where no task may be sent, shape (N,).
+    free_memory_bytes
+        Free GPU memory of the idle queue, NaN where unknown, shape (N,).
+    waiting_count, waiting_seconds
+        Tasks that wait and their predicted service seconds, shape (N,).
+    running_seconds, running_since
+        Predicted service seconds (0 in an idle slot) and start time of what runs, shape (N, C)
+        with C the largest concurrency.
+
+    Examples
+    --------
+    >>> fleet = Fleet(["gpu.a.0", "gpu.a.1"], ["V100", "K80"])
+    >>> fleet.running_seconds[0, 0] = 4.0
+    >>> fleet.running_since[0, 0] = 10.0
+    >>> fleet.wait_seconds(now=11.0).tolist()
+    [3.0, 0.0]
+
+    """
+
+    __slots__ = (
+        "concurrency",
+        "free_memory_bytes",
+        "is_open",
+        "model_index",
+        "models",
+        "names",
+        "running_seconds",
+        "running_since",
+        "waiting_count",
+        "waiting_seconds",
+    )
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        gpu_models: Sequence[str],
+        concurrency: Sequence[int] | None = None,
+    ) -> None:
+        if len(names) != len(gpu_models):
+            raise ValueError(f"{len(names)} names but {len(gpu_models)} GPU models: give one each")
+        if len(set(names)) != len(names):
+            raise ValueError("queue names must be distinct")
+        count = len(names)
+        self.names: tuple[str, ...] = tuple(names)
+        self.models: tuple[str, ...] = tuple(sorted(set(gpu_models)))
+        position = {model: index for index, model in enumerate(self.models)}
+        self.model_index: Ints = np.array([position[m] for m in gpu_models], dtype=np.int64)
+        self.concurrency: Ints = np.array(
+            [1] * count if concurrency is None else concurrency, dtype=np.int64
+        )
+        slots = int(self.concurrency.max(initial=1))
+        self.is_open: Bools = np.ones(count, dtype=np.bool_)
+        self.free_memory_bytes: Floats = np.full(count, np.nan)
+        self.waiting_count: Ints = np.zeros(count, dtype=np.int64)
+        self.waiting_seconds: Floats = np.zeros(count)
+        self.running_seconds: Floats = np.zeros((count, slots))
+        self.running_since: Floats = np.zeros((count, slots))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @classmethod
+    def of(cls, queues: Iterable[QueueView], now: float = 0.0) -> Fleet:
+        """Build the columns from one value a queue; ``now`` dates what runs.
+
+        Examples
+        --------
+        >>> busy = QueueView("gpu.a.0", "V100", waiting_count=1, waiting_seconds=9.0,
+        ...                  running=((2.0, 1.5),))
+        >>> Fleet.of([busy, QueueView("gpu.a.1", "V100")]).wait_seconds(0.0).round(3).tolist()
+        [9.6, 0.0]
+
+        """
+        views = list(queues)
+        fleet = cls(
+            [v.name for v in views], [v.gpu_model for v in views], [v.concurrency for v in views]
+        )
+        for row, view in enumerate(views):
+            fleet.is_open[row] = view.is_open
+            fleet.waiting_count[row] = view.waiting_count
+            fleet.waiting_seconds[row] = view.waiting_seconds
+            if view.free_memory_bytes is not None:
+                fleet.free_memory_bytes[row] = view.free_memory_bytes
+            for slot, (predicted, elapsed) in enumerate(view.running[: view.concurrency]):
+                fleet.running_seconds[row, slot] = predicted
+                fleet.running_since[row, slot] = now - elapsed
+        return fleet
+
+    def gpu_model(self, row: int) -> str:
+        """GPU model of one queue."""
+        return self.models[self.model_index[row]]
+
+    def residual_seconds(self, now: float) -> Floats:
+        """Predicted rest of what runs, summed over the slots of each queue, shape (N,)."""
+        elapsed = np.maximum(now - self.running_since, 0.0)
+        rest = np.maximum(
+            self.running_seconds - elapsed,
+            OVERRUN_SHARE * np.maximum(self.running_seconds, elapsed),
+        )
+        return np.where(self.running_seconds > 0.0, rest, 0.0).sum(axis=1)
+
+    def running_count(self) -> Ints:
+        """Tasks that run on each queue, shape (N,)."""
+        return np.count_nonzero(self.running_seconds, axis=1).astype(np.int64)
+
+    def wait_seconds(self, now: float) -> Floats:
+        """Predicted wait of a task that joins each queue now, shape (N,).
+
+        A queue with a free slot has no wait; a full one works off its backlog with all its slots.
+        """
+        backlog = self.waiting_seconds + self.residual_seconds(now)
+        is_full = self.waiting_count + self.running_count() >= self.concurrency
+        return np.where(is_full, backlog / self.concurrency, 0.0)

@@ -1,0 +1,177 @@
+"""Every setting, its environment variables, default and bounds; nothing else reads the environment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from owl_celery.errors import SettingsError
+
+
+def _contract(name: str) -> AliasChoices:
+    """Environment names of a setting that is known by its bare name too; ``OWL_...`` wins."""
+    return AliasChoices(f"OWL_{name}", name)
+
+
+class Settings(BaseSettings):
+    """Settings of one application, read once at the edge and passed down.
+
+    Sources, strongest first: arguments, ``OWL_...`` environment variables, the bare environment
+    names of the first nine, ``app.conf.owl_...``, defaults.
+
+    Parameters
+    ----------
+    enable_continuous_learning
+        False: the router declines and Celery routes; nothing is learned.
+    continuous_learning_storage_path
+        Folder of the SQLite database; unused with ``database_url``.
+    exploration_rate
+        Width of the noise on uncertain service times, 0-1; it fades as samples arrive.
+    learning_rate
+        Step of the value weights, in (0, 1].
+    enable_reinforcement_learning
+        False: no prices and no exploration, only learned expected completion time.
+    enable_metrics, metrics_port
+        Whether and where ``owl serve`` exports Prometheus metrics.
+    database_url
+        SQLAlchemy address, such as ``postgresql://user:password@host/name``; SQLite when unset.
+    redis_url
+        Redis for load and learning state; by default the broker, when that is Redis.
+    namespace
+        Prefix of our Redis keys; producers and workers of one application share it. By default
+        the Celery application's name.
+    policy
+        Name of the routing policy; see ``owl_celery.policies``.
+    seed
+        Seed of the policy's random choices; unset for a different one in each process.
+    outcome_retention_count
+        Raw outcomes kept in the database, >= 0; aggregates are kept for ever.
+    stream_max_length
+        Outcomes kept on the Redis stream while no controller reads them.
+    embed_controller
+        Whether workers may host the controller; False leaves it to ``celery owl serve``.
+    view_stale_seconds, view_dead_seconds
+        Age of the load view at which routing falls back one step, and to Celery's own route.
+    sync_busy_seconds, sync_idle_seconds
+        Pause between two syncs of a producer that publishes, and of one that does not.
+    heartbeat_seconds, heartbeat_ttl_seconds
+        Pause between heartbeats of a worker, and how long one counts.
+    tick_seconds, lease_seconds
+        Pause between two rounds of the controller, and how long its lease lasts unrenewed.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="OWL_",
+        env_ignore_empty=True,
+        frozen=True,
+        extra="forbid",
+        populate_by_name=True,
+    )
+
+    enable_continuous_learning: Annotated[
+        bool, Field(validation_alias=_contract("ENABLE_CONTINUOUS_LEARNING"))
+    ] = True
+    continuous_learning_storage_path: Annotated[
+        Path, Field(validation_alias=_contract("CONTINUOUS_LEARNING_STORAGE_PATH"))
+    ] = Path("/app/data/continuous_learning")
+    exploration_rate: Annotated[
+        float, Field(ge=0, le=1, validation_alias=_contract("EXPLORATION_RATE"))
+    ] = 0.2
+    learning_rate: Annotated[
+        float, Field(gt=0, le=1, validation_alias=_contract("LEARNING_RATE"))
+    ] = 0.1
+    enable_reinforcement_learning: Annotated[
+        bool, Field(validation_alias=_contract("ENABLE_REINFORCEMENT_LEARNING"))
+    ] = True
+    enable_metrics: Annotated[bool, Field(validation_alias=_contract("ENABLE_METRICS"))] = True
+    metrics_port: Annotated[
+        int, Field(ge=1, le=65535, validation_alias=_contract("METRICS_PORT"))
+    ] = 9090
+    database_url: Annotated[SecretStr | None, Field(validation_alias=_contract("DATABASE_URL"))] = (
+        None
+    )
+    redis_url: Annotated[SecretStr | None, Field(validation_alias=_contract("REDIS_URL"))] = None
+
+    namespace: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,100}$")] = ""
+    policy: str = "expected_completion"
+    seed: int | None = None
+    outcome_retention_count: Annotated[int, Field(ge=0)] = 100_000
+    stream_max_length: Annotated[int, Field(ge=1_000)] = 100_000
+    embed_controller: bool = True
+    view_stale_seconds: Annotated[float, Field(gt=0)] = 2.0
+    view_dead_seconds: Annotated[float, Field(gt=0)] = 10.0
+    sync_busy_seconds: Annotated[float, Field(gt=0, le=1)] = 0.03
+    sync_idle_seconds: Annotated[float, Field(gt=0, le=5)] = 1.0
+    heartbeat_seconds: Annotated[float, Field(gt=0, le=5)] = 1.0
+    heartbeat_ttl_seconds: Annotated[float, Field(ge=1, le=60)] = 5.0
+    tick_seconds: Annotated[float, Field(gt=0, le=1)] = 0.03
+    lease_seconds: Annotated[float, Field(ge=1, le=60)] = 5.0
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Leave out ``.env`` files and secret folders: arguments and the environment only."""
+        return init_settings, env_settings
+
+    @classmethod
+    def load(cls, conf: Mapping[str, Any] | None = None, **arguments: Any) -> Self:
+        """Read the settings of one application.
+
+        Parameters
+        ----------
+        conf
+            The Celery configuration; its ``owl_...`` keys are used where neither an argument nor
+            the environment says otherwise.
+        arguments
+            Field values that win over everything else.
+
+        Raises
+        ------
+        SettingsError
+            When a value cannot be used; the message names the setting and the cure.
+
+        """
+        from_conf = {
+            field: conf[f"owl_{field}"]
+            for field in cls.model_fields
+            if conf is not None and conf.get(f"owl_{field}") is not None
+        }
+        sources: list[PydanticBaseSettingsSource] = [
+            InitSettingsSource(cls, from_conf),
+            EnvSettingsSource(cls),
+            InitSettingsSource(cls, arguments),
+        ]
+        merged: dict[str, Any] = {}
+        for source in sources:
+            merged |= source()
+        try:
+            return cls(**merged)
+        except ValidationError as error:
+            raise SettingsError(_sentence(error)) from error
+
+
+def _sentence(error: ValidationError) -> str:
+    """Say the first complaint in a sentence that names the setting; values stay unsaid."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    name = str(first["loc"][0]) if first["loc"] else "settings"
+    name = name.upper().removeprefix("OWL_")
+    if first["type"] == "extra_forbidden":
+        return f"Unknown setting {name.lower()!r}; the settings are: {', '.join(Settings.model_fields)}."
+    message = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
+    return f"Setting {name} (or OWL_{name}, or app.conf.owl_{name.lower()}) {message}."

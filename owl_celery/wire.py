@@ -1,0 +1,390 @@
+"""What travels: names of Redis keys, the task header, stream events, heartbeats and the view.
+
+Everything is JSON with short keys. Readers ignore keys they do not know and refuse values that
+are out of bounds, since whatever comes from the broker is untrusted.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Final, Self, TypeVar
+
+from owl_celery.types import Outcome, TryState
+
+HEADER: Final = "owl"
+WIRE_VERSION: Final = 1
+MAX_NAME_LENGTH: Final = 255
+MAX_SECONDS: Final = 10.0 * 365 * 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Names of the Redis keys of one application.
+
+    Parameters
+    ----------
+    namespace
+        Shared by the producers and workers of one application.
+
+    """
+
+    namespace: str
+
+    def _key(self, name: str) -> str:
+        return f"owl:{self.namespace}:{name}"
+
+    @property
+    def nodes(self) -> str:
+        """SET of node names that have sent a heartbeat."""
+        return self._key("nodes")
+
+    def heartbeat(self, node: str) -> str:
+        """STRING, JSON of ``Heartbeat``, expires by itself."""
+        return self._key(f"hb:{node}")
+
+    def claim(self, resource: str) -> str:
+        """STRING, the node that owns a GPU or a queue, expires by itself."""
+        return self._key(f"claim:{resource}")
+
+    @property
+    def assigned_count(self) -> str:
+        """HASH queue -> tasks ever assigned; only grows."""
+        return self._key("assigned:count")
+
+    @property
+    def assigned_seconds(self) -> str:
+        """HASH queue -> predicted seconds ever assigned; only grows."""
+        return self._key("assigned:seconds")
+
+    @property
+    def arrivals(self) -> str:
+        """HASH task type -> tasks ever published; only grows."""
+        return self._key("arrivals")
+
+    @property
+    def view(self) -> str:
+        """STRING, JSON of ``View``: what changes with every tick."""
+        return self._key("view")
+
+    @property
+    def fleet(self) -> str:
+        """STRING, JSON of ``FleetRecord``: queues and what rarely changes about them."""
+        return self._key("fleet")
+
+    @property
+    def knowledge(self) -> str:
+        """STRING, JSON of ``Knowledge``: the policy's snapshot."""
+        return self._key("knowledge")
+
+    @property
+    def events(self) -> str:
+        """STREAM of starts and outcomes, one field ``e`` of JSON."""
+        return self._key("events")
+
+    @property
+    def lease(self) -> str:
+        """STRING, the fencing number of the active controller, expires by itself."""
+        return self._key("lease:controller")
+
+    @property
+    def fencing(self) -> str:
+        """Counter of fencing numbers."""
+        return self._key("lease:fencing")
+
+    @property
+    def mode(self) -> str:
+        """STRING, the kill switch: ``on`` (also when missing), ``shadow`` or ``off``."""
+        return self._key("mode")
+
+
+def dumps(value: Any) -> str:
+    """Encode as compact JSON; NaN and infinity are refused."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+
+
+def bounded_seconds(value: object, default: float = 0.0) -> float:
+    """Read a duration; anything that is not a finite number in [0, 10 years] is ``default``."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return default
+    return float(value) if math.isfinite(value) and 0.0 <= value <= MAX_SECONDS else default
+
+
+def bounded_text(value: object, default: str = "") -> str:
+    """Read a name; anything that is not text is ``default``, and long text is cut."""
+    return value[:MAX_NAME_LENGTH] if isinstance(value, str) else default
+
+
+@dataclass(frozen=True, slots=True)
+class TaskHeader:
+    """The message header ``owl``: how the task was routed; under 300 bytes for usual names.
+
+    Parameters
+    ----------
+    decision_id
+        Joins the outcome to the decision.
+    queue
+        The queue it was published to.
+    algorithm
+        Policy that chose, or ``celery`` (fell back), or ``user`` (explicit destination).
+    task_type, size, model
+        As in ``TaskView``.
+    service_seconds
+        Predicted service time; None without a prediction.
+    policy_version
+        Version of the knowledge that was used.
+    published_at
+        Unix time.
+    explored, propensity
+        As in ``Decision``.
+    tried
+        GPU models on which earlier tries failed.
+
+    """
+
+    decision_id: str
+    queue: str
+    algorithm: str
+    task_type: str
+    published_at: float
+    size: float = 1.0
+    model: str | None = None
+    service_seconds: float | None = None
+    policy_version: int = 0
+    explored: bool = False
+    propensity: float | None = None
+    tried: tuple[str, ...] = ()
+
+    def encode(self) -> dict[str, Any]:
+        """Value for the message header; optional parts are left out."""
+        encoded: dict[str, Any] = {
+            "v": WIRE_VERSION,
+            "d": self.decision_id,
+            "q": self.queue,
+            "a": self.algorithm,
+            "k": self.task_type,
+            "t": round(self.published_at, 4),
+            "m": self.policy_version,
+        }
+        if self.size != 1.0:
+            encoded["z"] = self.size
+        if self.model is not None:
+            encoded["w"] = self.model
+        if self.service_seconds is not None:
+            encoded["s"] = round(self.service_seconds, 6)
+        if self.explored:
+            encoded["x"] = 1
+        if self.propensity is not None:
+            encoded["p"] = round(self.propensity, 6)
+        if self.tried:
+            encoded["tried"] = list(self.tried)
+        return encoded
+
+    @classmethod
+    def decode(cls, value: object) -> Self | None:
+        """Read a header from a message; None when there is none or it makes no sense."""
+        if not isinstance(value, Mapping) or not isinstance(value.get("d"), str):
+            return None
+        size = bounded_seconds(value.get("z"), 1.0)
+        seconds = value.get("s")
+        propensity = value.get("p")
+        version = value.get("m")
+        tried = value.get("tried")
+        return cls(
+            decision_id=bounded_text(value["d"]),
+            queue=bounded_text(value.get("q")),
+            algorithm=bounded_text(value.get("a"), "celery"),
+            task_type=bounded_text(value.get("k")),
+            published_at=bounded_seconds(value.get("t")) if "t" in value else 0.0,
+            size=size if size > 0.0 else 1.0,
+            model=bounded_text(value["w"]) if isinstance(value.get("w"), str) else None,
+            service_seconds=None if seconds is None else bounded_seconds(seconds),
+            policy_version=version if isinstance(version, int) else 0,
+            explored=bool(value.get("x")),
+            propensity=None if propensity is None else bounded_seconds(propensity),
+            tried=tuple(bounded_text(t) for t in tried[:16]) if isinstance(tried, list) else (),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """Event: a worker process began a try."""
+
+    task_id: str
+    decision_id: str
+    attempt: int
+    task_type: str
+    queue: str
+    worker_id: str
+    gpu_model: str
+    service_seconds: float | None = None
+
+
+def encode_event(event: Started | Outcome) -> str:
+    """Encode an event for the stream."""
+    kind = "start" if isinstance(event, Started) else "end"
+    body = {name: value for name, value in asdict(event).items() if value is not None}
+    return dumps({"e": kind, **body})
+
+
+def decode_event(text: str | bytes) -> Started | Outcome | None:
+    """Read an event from the stream; None when it makes no sense."""
+    try:
+        body = json.loads(text)
+        kind = body.pop("e")
+        if kind == "start":
+            known = {f.name for f in fields(Started)}
+            return Started(**{k: v for k, v in body.items() if k in known})
+        known = {f.name for f in fields(Outcome)}
+        body["state"] = TryState(body["state"])
+        return Outcome(**{k: v for k, v in body.items() if k in known})
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """What a worker says of itself every second and on change.
+
+    Parameters
+    ----------
+    node
+        Celery node name.
+    queue
+        The queue that it alone serves; empty for a plain Celery worker.
+    gpu_model, gpu_uuid
+        Product name and UUID of its GPU; ``cpu`` and empty for CPU processes.
+    concurrency
+        Tasks it runs at a time.
+    active
+        Ids of the tasks it holds.
+    draining
+        Whether it takes no more work.
+    memory_total_bytes, memory_free_bytes, utilization_ratio, temperature_celsius, power_watts
+        GPU readings; None where unknown.
+    tick_age_seconds
+        Seconds since the worker's event loop last ran; large when it is wedged.
+    is_simulated
+        Whether the GPU is a virtual one.
+
+    """
+
+    node: str
+    queue: str = ""
+    gpu_model: str = ""
+    gpu_uuid: str = ""
+    concurrency: int = 1
+    active: tuple[str, ...] = ()
+    draining: bool = False
+    memory_total_bytes: int | None = None
+    memory_free_bytes: int | None = None
+    utilization_ratio: float | None = None
+    temperature_celsius: float | None = None
+    power_watts: float | None = None
+    tick_age_seconds: float = 0.0
+    is_simulated: bool = False
+    version: int = WIRE_VERSION
+
+    def encode(self) -> str:
+        """JSON text."""
+        return dumps({k: v for k, v in asdict(self).items() if v is not None})
+
+    @classmethod
+    def decode(cls, text: str | bytes) -> Self | None:
+        """Read a heartbeat; None when it makes no sense."""
+        try:
+            body = json.loads(text)
+            known = {f.name for f in fields(cls)}
+            body["active"] = tuple(str(t) for t in body.get("active", ()))
+            beat = cls(**{k: v for k, v in body.items() if k in known})
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return None
+        is_sane = (
+            isinstance(beat.node, str)
+            and isinstance(beat.queue, str)
+            and isinstance(beat.gpu_model, str)
+            and isinstance(beat.concurrency, int)
+            and 1 <= beat.concurrency <= 1024
+        )
+        return beat if is_sane else None
+
+
+@dataclass(frozen=True, slots=True)
+class FleetRecord:
+    """Queues and what rarely changes about them; row ``i`` of every list is one queue."""
+
+    version: int
+    names: list[str]
+    gpu_models: list[str]
+    concurrency: list[int]
+
+    def encode(self) -> str:
+        """JSON text."""
+        return dumps(asdict(self))
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Load of every queue, rows as in the ``FleetRecord`` of ``fleet_version``.
+
+    Parameters
+    ----------
+    version
+        Grows with every publication; equal versions mean that no controller is at work.
+    ledger_time
+        Redis clock, seconds, just before the assignments were read: whatever a producer reported
+        before then is included.
+    fleet_version, knowledge_version
+        Of the records that go with this view.
+    waiting_count, waiting_seconds
+        As in ``Fleet``.
+    running
+        ``[row, predicted seconds, elapsed seconds]`` of each running task.
+    closed
+        Rows that take no work.
+    free_memory_bytes
+        Free GPU memory of each row; None when unknown.
+
+    """
+
+    version: int
+    ledger_time: float
+    fleet_version: int
+    knowledge_version: int
+    waiting_count: list[int] = field(default_factory=list)
+    waiting_seconds: list[float] = field(default_factory=list)
+    running: list[tuple[int, float, float]] = field(default_factory=list)
+    closed: list[int] = field(default_factory=list)
+    free_memory_bytes: list[int | None] = field(default_factory=list)
+
+    def encode(self) -> str:
+        """JSON text."""
+        return dumps(asdict(self))
+
+
+@dataclass(frozen=True, slots=True)
+class Knowledge:
+    """The policy's snapshot, as published to producers."""
+
+    version: int
+    policy: str
+    snapshot: Mapping[str, Any]
+
+    def encode(self) -> str:
+        """JSON text."""
+        return dumps(asdict(self))
+
+
+Record = TypeVar("Record", FleetRecord, View, Knowledge)
+
+
+def decode_record(kind: type[Record], text: str | bytes) -> Record | None:
+    """Read a record; unknown keys are ignored; None when it makes no sense."""
+    try:
+        body = json.loads(text)
+        known = {f.name for f in fields(kind)}
+        return kind(**{k: v for k, v in body.items() if k in known})
+    except (ValueError, TypeError, AttributeError):
+        return None
