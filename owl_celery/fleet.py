@@ -132,7 +132,7 @@ class Fleet:
 
     def gpu_model(self, row: int) -> str:
         """GPU model of one queue."""
-        return self.models[self.model_index[row]]
+        return self.models[int(self.model_index[row])]
 
     def residual_seconds(self, now: float) -> Floats:
         """Predicted rest of what runs, summed over the slots of each queue, shape (N,)."""
@@ -141,11 +141,13 @@ class Fleet:
             self.running_seconds - elapsed,
             OVERRUN_SHARE * np.maximum(self.running_seconds, elapsed),
         )
-        return np.where(self.running_seconds > 0.0, rest, 0.0).sum(axis=1)
+        total: Floats = np.where(self.running_seconds > 0.0, rest, 0.0).sum(axis=1)
+        return total
 
     def running_count(self) -> Ints:
         """Tasks that run on each queue, shape (N,)."""
-        return np.count_nonzero(self.running_seconds, axis=1).astype(np.int64)
+        count: Ints = np.count_nonzero(self.running_seconds, axis=1)
+        return count
 
     def wait_seconds(self, now: float) -> Floats:
         """Predicted wait of a task that joins each queue now, shape (N,).

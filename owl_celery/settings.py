@@ -1,4 +1,4 @@
-"""Every setting, its environment variables, default and bounds; nothing else reads the environment."""
+"""Every setting with its environment names, default and bounds; read nowhere else."""
 
 from __future__ import annotations
 
@@ -172,6 +172,7 @@ def _sentence(error: ValidationError) -> str:
     name = str(first["loc"][0]) if first["loc"] else "settings"
     name = name.upper().removeprefix("OWL_")
     if first["type"] == "extra_forbidden":
-        return f"Unknown setting {name.lower()!r}; the settings are: {', '.join(Settings.model_fields)}."
+        known = ", ".join(Settings.model_fields)
+        return f"Unknown setting {name.lower()!r}; the settings are: {known}."
     message = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
     return f"Setting {name} (or OWL_{name}, or app.conf.owl_{name.lower()}) {message}."
