@@ -36,3 +36,7 @@ class WorkerError(OwlError):
 
 class BrokerError(OwlError):
     """The broker cannot be used."""
+
+
+class InputError(OwlError):
+    """A table, trace or event file of the simulator cannot be used."""
