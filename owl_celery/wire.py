@@ -86,13 +86,18 @@ class Keys:
 
     @property
     def lease(self) -> str:
-        """STRING, the fencing number of the active controller, expires by itself."""
+        """STRING, ``<fencing number>:<random>`` of the active controller, expires by itself."""
         return self._key("lease:controller")
 
     @property
     def fencing(self) -> str:
         """Counter of fencing numbers."""
         return self._key("lease:fencing")
+
+    @property
+    def health(self) -> str:
+        """STRING, JSON of the active controller's ``Health``, expires by itself."""
+        return self._key("health")
 
     @property
     def mode(self) -> str:
