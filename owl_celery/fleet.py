@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from owl_celery.types import QueueView
+from owl_celery.types import QueueView, TaskView
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -157,3 +158,37 @@ class Fleet:
         backlog = self.waiting_seconds + self.residual_seconds(now)
         is_full = self.waiting_count + self.running_count() >= self.concurrency
         return np.where(is_full, backlog / self.concurrency, 0.0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WaitingTasks:
+    """Tasks that wait and may be moved, as columns of length M.
+
+    Those of one queue stand together, in the order in which they will run.
+
+    Parameters
+    ----------
+    tasks
+        What a policy may know of each.
+    rows
+        The queue each waits in, shape (M,).
+    service_seconds
+        Predicted service time where it waits, shape (M,).
+    ahead_seconds
+        Predicted work ahead of it in its queue, the rest of what runs included, shape (M,).
+    behind_count
+        Tasks behind it in its queue, shape (M,).
+    published_at
+        When it was published, on the clock of ``now``, shape (M,).
+
+    """
+
+    tasks: Sequence[TaskView]
+    rows: Ints
+    service_seconds: Floats
+    ahead_seconds: Floats
+    behind_count: Ints
+    published_at: Floats
+
+    def __len__(self) -> int:
+        return len(self.tasks)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 if TYPE_CHECKING:
-    from owl_celery.fleet import Fleet
+    from owl_celery.fleet import Fleet, WaitingTasks
+    from owl_celery.settings import Settings
     from owl_celery.types import Decision, Outcome, TaskView
 
 
@@ -24,6 +25,11 @@ class Policy(ABC):
 
     fallback: ClassVar[str | None] = None
     """Name of the simpler policy that takes over when this one lacks knowledge."""
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """Build from the settings of an application; override to use more than the defaults."""
+        return cls()
 
     @property
     def ready(self) -> bool:
@@ -53,6 +59,10 @@ class Policy(ABC):
 
     def tick(self, fleet: Fleet, now: float) -> None:
         """Called on the learning side every few seconds: plan, age and forget here."""
+
+    def steal(self, row: int, waiting: WaitingTasks, fleet: Fleet, now: float) -> int | None:
+        """Index of the waiting task that the idle queue ``row`` should take; None for none."""
+        return None
 
     def snapshot(self) -> Mapping[str, Any]:
         """What a choosing object needs, as JSON values; smaller than ``state()``."""
