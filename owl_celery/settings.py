@@ -165,6 +165,23 @@ class Settings(BaseSettings):
         except ValidationError as error:
             raise SettingsError(_sentence(error)) from error
 
+    @classmethod
+    def check(cls, arguments: Mapping[str, Any]) -> None:
+        """Refuse arguments that cannot be used, whatever the environment says.
+
+        Raises
+        ------
+        SettingsError
+            When a name is unknown or a value is out of bounds.
+
+        """
+        try:
+            cls.__pydantic_validator__.validate_python(
+                dict(arguments), by_name=True, by_alias=False
+            )
+        except ValidationError as error:
+            raise SettingsError(_sentence(error)) from error
+
 
 def _sentence(error: ValidationError) -> str:
     """Say the first complaint in a sentence that names the setting; values stay unsaid."""

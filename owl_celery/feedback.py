@@ -1,0 +1,296 @@
+"""Celery signals become events: one start and one outcome for each try of a task.
+
+Runs in the pool child, where a task starts and ends, and in the worker parent, which alone hears
+of a child that was killed. Handlers never raise: Celery would only log it, and we count it.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, Final, ParamSpec
+
+from celery import Celery, signals
+
+from owl_celery.gpus import CurrentGpu
+from owl_celery.memory_errors import is_out_of_memory
+from owl_celery.outbox import Outbox
+from owl_celery.router import INTERNAL_PREFIX, header_in
+from owl_celery.task_view import view_of_task
+from owl_celery.types import Outcome, TaskView, TryState
+from owl_celery.wire import MAX_NAME_LENGTH, Started, TaskHeader
+
+log = logging.getLogger(__name__)
+
+REMEMBERED_REQUESTS: Final = 1_000
+STATES: Final = {
+    "SUCCESS": TryState.SUCCESS,
+    "FAILURE": TryState.FAILURE,
+    "RETRY": TryState.RETRY,
+    "REVOKED": TryState.REVOKED,
+}
+
+P = ParamSpec("P")
+
+
+@dataclass(slots=True)
+class Try:
+    """One try of a task in this process.
+
+    Parameters
+    ----------
+    started
+        Monotonic time of its start.
+
+    """
+
+    task_id: str
+    attempt: int
+    view: TaskView
+    header: TaskHeader | None
+    queue: str
+    worker_id: str
+    started: float
+    wait_seconds: float | None
+    error: BaseException | None = None
+
+
+class Feedback:
+    """Handlers of the worker's task signals.
+
+    Parameters
+    ----------
+    app
+        The application whose tasks are reported.
+    outbox
+        Takes the events.
+    gpu
+        The GPU that this worker runs on; all empty in a plain worker.
+    clock, wall_clock
+        Monotonic seconds, and Unix time.
+
+    Attributes
+    ----------
+    errors
+        Exceptions caught in handlers, by handler.
+
+    """
+
+    def __init__(
+        self,
+        app: Celery,
+        outbox: Outbox,
+        gpu: CurrentGpu,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._app = app
+        self._outbox = outbox
+        self._gpu = gpu
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._running: dict[str, Try] = {}
+        self._received: OrderedDict[str, Try] = OrderedDict()
+        self._lock = threading.Lock()
+        self.errors: Counter[str] = Counter()
+        self._handlers: list[tuple[Any, Callable[..., None]]] = [
+            (signals.task_received, self._counted(self.received)),
+            (signals.task_prerun, self._counted(self.prerun)),
+            (signals.task_failure, self._counted(self.failed)),
+            (signals.task_retry, self._counted(self.retried)),
+            (signals.task_postrun, self._counted(self.postrun)),
+            (signals.task_revoked, self._counted(self.revoked)),
+            (signals.worker_process_shutdown, self._counted(self.leave)),
+        ]
+
+    def connect(self) -> None:
+        """Listen to the signals; a second call changes nothing."""
+        for signal, handler in self._handlers:
+            signal.connect(handler, weak=False, dispatch_uid=f"owl-{id(self)}-{signal.name}")
+
+    def disconnect(self) -> None:
+        """Stop listening."""
+        for signal, _ in self._handlers:
+            signal.disconnect(dispatch_uid=f"owl-{id(self)}-{signal.name}")
+
+    def received(self, request: Any = None, **_: Any) -> None:
+        """Parent: remember a message, in case its child does not live to tell."""
+        if request is None or not self._is_reported(request.task):
+            return
+        headers = request.request_dict
+        received = Try(
+            task_id=request.id,
+            attempt=int(headers.get("retries") or 0),
+            view=TaskView(request.name),
+            header=header_in(headers),
+            queue=self._queue(headers.get("delivery_info") or request.delivery_info),
+            worker_id=str(request.hostname),
+            started=self._clock(),
+            wait_seconds=None,
+        )
+        self._received[request.id] = received
+        while len(self._received) > REMEMBERED_REQUESTS:
+            self._received.popitem(last=False)
+
+    def prerun(
+        self,
+        task_id: str = "",
+        task: Any = None,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        """Child: a try starts."""
+        request = task.request
+        if request.is_eager or request.called_directly or not self._is_reported(task):
+            return
+        header = TaskHeader.decode(getattr(request, "owl", None)) or header_in(request.headers)
+        wait = self._wall_clock() - header.published_at if header else None
+        running = Try(
+            task_id=task_id,
+            attempt=int(request.retries or 0),
+            view=self._view(task, args, kwargs, header),
+            header=header,
+            queue=self._queue(request.delivery_info),
+            worker_id=str(request.hostname),
+            started=self._clock(),
+            wait_seconds=None if wait is None else max(wait, 0.0),
+        )
+        with self._lock:
+            self._running[task_id] = running
+        self._outbox.put(
+            Started(
+                task_id=task_id,
+                decision_id=header.decision_id if header else "",
+                attempt=running.attempt,
+                task_type=running.view.task_type,
+                queue=running.queue,
+                worker_id=running.worker_id,
+                gpu_model=self._gpu.model,
+                service_seconds=header.service_seconds if header else None,
+            )
+        )
+        reset_peak_memory()
+
+    def failed(
+        self, task_id: str = "", exception: BaseException | None = None, **_: Any
+    ) -> None:
+        """Child: keep the error for the end of the try. Parent: the child was lost."""
+        running = self._running.get(task_id)
+        if running is not None:
+            running.error = exception
+            return
+        received = self._received.pop(task_id, None)
+        if received is not None:
+            received.error = exception
+            self._report(received, TryState.LOST)
+
+    def retried(self, request: Any = None, reason: Any = None, **_: Any) -> None:
+        """Child: keep the error that the task retries for."""
+        running = self._running.get(request.id) if request is not None else None
+        if running is not None:
+            error = getattr(reason, "exc", None)
+            running.error = error if isinstance(error, BaseException) else None
+
+    def postrun(self, task_id: str = "", state: str | None = None, **_: Any) -> None:
+        """Child: a try ended."""
+        with self._lock:
+            running = self._running.pop(task_id, None)
+        outcome = STATES.get(state or "")
+        if running is not None and outcome is not None:
+            self._report(running, outcome)
+
+    def revoked(self, request: Any = None, terminated: bool = False, **_: Any) -> None:
+        """Parent: a task was revoked; only one that had started is a try."""
+        received = self._received.pop(getattr(request, "id", ""), None)
+        if received is not None and terminated:
+            self._report(received, TryState.REVOKED)
+
+    def leave(self, **_: Any) -> None:
+        """Child: send what is left before the process ends."""
+        self._outbox.close()
+
+    def _report(self, ended: Try, state: TryState) -> None:
+        header = ended.header
+        self._outbox.put(
+            Outcome(
+                task_id=ended.task_id,
+                decision_id=header.decision_id if header else "",
+                attempt=ended.attempt,
+                task_type=header.task_type if header and header.task_type else ended.view.task_type,
+                size=header.size if header else ended.view.size,
+                queue=ended.queue,
+                worker_id=ended.worker_id,
+                gpu_model=self._gpu.model,
+                state=state,
+                service_seconds=max(self._clock() - ended.started, 0.0),
+                finished_at=self._wall_clock(),
+                wait_seconds=ended.wait_seconds,
+                predicted_seconds=header.service_seconds if header else None,
+                algorithm=header.algorithm if header else "user",
+                explored=header.explored if header else False,
+                error=None if ended.error is None else type(ended.error).__name__,
+                out_of_memory=is_out_of_memory(ended.error),
+                peak_memory_bytes=peak_memory_bytes(),
+                model=header.model if header else ended.view.model,
+            )
+        )
+
+    def _is_reported(self, task: Any) -> bool:
+        return task.app is self._app and not task.name.startswith(INTERNAL_PREFIX)
+
+    def _view(
+        self,
+        task: Any,
+        args: Sequence[Any] | None,
+        kwargs: Mapping[str, Any] | None,
+        header: TaskHeader | None,
+    ) -> TaskView:
+        if header is not None and header.task_type:
+            return TaskView(header.task_type, header.size, header.model)
+        try:
+            return view_of_task(task.name, args, kwargs, task)
+        except Exception:
+            self.errors["describe"] += 1
+            return TaskView(task.name)
+
+    def _queue(self, delivery_info: Mapping[str, Any] | None) -> str:
+        """The GPU's own queue; work taken from the default queue teaches about this GPU too."""
+        if self._gpu.queue:
+            return self._gpu.queue
+        return str((delivery_info or {}).get("routing_key") or "")[:MAX_NAME_LENGTH]
+
+    def _counted(self, handler: Callable[P, None]) -> Callable[P, None]:
+        """Keep a handler from raising; count what it would have raised, and log the first."""
+
+        @wraps(handler)
+        def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+            try:
+                handler(*args, **kwargs)
+            except Exception:
+                self.errors[handler.__name__] += 1
+                if self.errors[handler.__name__] == 1:
+                    log.exception("owl: feedback handler %s failed", handler.__name__)
+
+        return guarded
+
+
+def reset_peak_memory() -> None:
+    """Start measuring the peak of this try, where PyTorch has the GPU in use."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_memory_bytes() -> int | None:
+    """Peak GPU memory that PyTorch reserved since the last reset; None when it is not in use."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return None
+    return int(torch.cuda.max_memory_reserved())

@@ -1,0 +1,268 @@
+"""The composition root: one line in a user's module turns plain Celery into routed Celery."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from weakref import WeakKeyDictionary
+
+from celery import Celery, signals
+from kombu import Queue
+
+from owl_celery.controller.step import make_controller_step
+from owl_celery.errors import OwlError, SettingsError
+from owl_celery.feedback import Feedback
+from owl_celery.gpus import current_gpu
+from owl_celery.heartbeat import make_heartbeat_step
+from owl_celery.lane import add_worker_options, configure_lane
+from owl_celery.outbox import Outbox
+from owl_celery.redis_state import RedisState, open_state
+from owl_celery.router import LearningRouter, LearningRouterMixin, stamp_published
+from owl_celery.settings import Settings
+from owl_celery.sync import ProducerSync
+
+log = logging.getLogger(__name__)
+
+STAMP_UID: Final = "owl-stamp-published"
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What one configured application uses.
+
+    Parameters
+    ----------
+    settings
+        As read when the application was configured.
+    state
+        The Redis with load and learning state.
+    router
+        The router at the end of ``task_routes``.
+    sync
+        The load view of this process.
+    outbox, feedback
+        What reports outcomes in a worker.
+
+    """
+
+    settings: Settings
+    state: RedisState
+    router: LearningRouterMixin
+    sync: ProducerSync
+    outbox: Outbox
+    feedback: Feedback
+
+
+class Installation:
+    """What ``install`` added to one application.
+
+    Attributes
+    ----------
+    parts
+        None until the application is configured, and when it is disabled.
+    error
+        The sentence that says why a setting left the application with plain Celery.
+
+    """
+
+    def __init__(self, app: Celery, router_class: type[LearningRouterMixin], arguments: Any) -> None:
+        self.app = app
+        self.parts: Parts | None = None
+        self.error: SettingsError | None = None
+        self._router_class = router_class
+        self._arguments = arguments
+        self._has_warned = False
+
+    def configure(self, **_: Any) -> None:
+        """Put the parts in place; again after every change of the whole configuration."""
+        try:
+            settings = Settings.load(self.app.conf, **self._arguments)
+            if settings.enable_continuous_learning and self.parts is None:
+                self.parts = self._build(settings)
+                self._connect(self.parts)
+        except SettingsError as error:
+            self.error = error
+            log.error("owl: %s Until then Celery routes as if owl_celery were not there.", error)
+            return
+        if self.parts is not None:
+            self._add_route(self.parts.router)
+
+    def is_routed(self) -> bool:
+        """Whether our router still is among the routes."""
+        return self.parts is None or self.parts.router in routes_of(self.app)
+
+    def warn_if_dropped(self) -> None:
+        """Say once that a later assignment of ``task_routes`` dropped our router."""
+        if not self._has_warned and not self.is_routed():
+            self._has_warned = True
+            log.warning(
+                "owl: app.conf.task_routes was assigned after install(app), which dropped the "
+                "learned router; assign it before, or call install(app) again."
+            )
+
+    def _build(self, settings: Settings) -> Parts:
+        state = open_state(settings, self.app.conf.broker_url or "", namespace_of(self.app))
+        gpu = current_gpu()
+        sync = ProducerSync(state, settings)
+        outbox = Outbox(state, settings)
+        router = self._router_class(
+            sync,
+            settings,
+            make_queue=self._make_queue,
+            current_gpu_model=lambda: gpu.model,
+        )
+        return Parts(settings, state, router, sync, outbox, Feedback(self.app, outbox, gpu))
+
+    def _connect(self, parts: Parts) -> None:
+        signals.before_task_publish.connect(
+            stamp_and_check, weak=False, dispatch_uid=STAMP_UID
+        )
+        parts.feedback.connect()
+        steps = self.app.steps["worker"]
+        steps.add(make_heartbeat_step(parts.state, parts.settings))
+        if parts.settings.embed_controller:
+            steps.add(make_controller_step(parts.state, parts.settings))
+        configure_lane(self.app)
+        atexit.register(parts.sync.close)
+        atexit.register(parts.outbox.close)
+
+    def _add_route(self, router: LearningRouterMixin) -> None:
+        routes = routes_of(self.app)
+        if router not in routes:
+            self.app.conf.task_routes = [*routes, router]
+            if "amqp" in self.app.__dict__:
+                self.app.amqp.flush_routes()
+                self.app.amqp.router = self.app.amqp.Router()
+
+    def _make_queue(self, name: str) -> Queue:
+        """Describe a queue as Celery would for ``-Q name``, but add it to no list.
+
+        A worker without ``-Q`` consumes every queue on Celery's own list.
+        """
+        queues = self.app.amqp.queues
+        return dict.get(queues, name) or queues.new_missing(name)
+
+
+_installations: WeakKeyDictionary[Celery, Installation] = WeakKeyDictionary()
+
+
+def install(
+    app: Celery,
+    *,
+    router_class: type[LearningRouterMixin] = LearningRouter,
+    **settings: Any,
+) -> Celery:
+    """Route the tasks of an application by what is learned; a second call changes nothing.
+
+    Call it at module level, once the application exists. The user's own ``task_routes`` come
+    first, an explicit ``queue=`` always wins, and whatever fails leaves Celery's own routing.
+
+    Parameters
+    ----------
+    app
+        The Celery application.
+    router_class
+        A router of your own; see ``LearningRouterMixin``.
+    settings
+        Any field of ``Settings``; wins over the environment and ``app.conf.owl_...``.
+
+    Returns
+    -------
+    Celery
+        The same application.
+
+    Raises
+    ------
+    SettingsError
+        When one of these arguments cannot be used. What cannot be used in the environment or
+        in ``app.conf`` is logged, and leaves plain Celery.
+
+    Examples
+    --------
+    >>> app = Celery("proj", broker="redis://localhost")
+    >>> install(app, exploration_rate=0.1) is app
+    True
+
+    """
+    installation = _installations.get(app)
+    if installation is None:
+        Settings.check(settings)
+        installation = _installations[app] = Installation(app, router_class, settings)
+        add_worker_options(app)
+        app.on_after_configure.connect(installation.configure, weak=False)
+    if app.configured:
+        installation.configure()
+    return app
+
+
+def uninstall(app: Celery) -> None:
+    """Give Celery back its own routing; for tests and for a console."""
+    installation = _installations.pop(app, None)
+    if installation is None:
+        return
+    app.on_after_configure.disconnect(installation.configure)
+    parts = installation.parts
+    if parts is None:
+        return
+    parts.feedback.disconnect()
+    parts.sync.close()
+    parts.outbox.close()
+    atexit.unregister(parts.sync.close)
+    atexit.unregister(parts.outbox.close)
+    app.conf.task_routes = [route for route in routes_of(app) if route is not parts.router]
+    if "amqp" in app.__dict__:
+        app.amqp.flush_routes()
+        app.amqp.router = app.amqp.Router()
+
+
+def parts_of(app: Celery) -> Parts:
+    """Find what ``install`` made for an application.
+
+    Raises
+    ------
+    OwlError
+        When ``install(app)`` was not called, or a setting disabled it.
+
+    """
+    installation = _installations.get(app)
+    if installation is None:
+        raise OwlError(
+            "This application is not routed: add install(app) from owl_celery to its module."
+        )
+    installation.app.conf.broker_url  # noqa: B018 - reading a key configures the application
+    if installation.error is not None:
+        raise installation.error
+    if installation.parts is None:
+        raise OwlError("Setting ENABLE_CONTINUOUS_LEARNING is false: set it to true to use owl.")
+    return installation.parts
+
+
+def stamp_and_check(sender: str | None = None, **published: Any) -> None:
+    """Stamp the header; for ``before_task_publish`` of every application in the process."""
+    try:
+        stamp_published(sender=sender, **published)
+        for installation in list(_installations.values()):
+            installation.warn_if_dropped()
+    except Exception:
+        log.exception("owl: a task was published without the header owl")
+
+
+def routes_of(app: Celery) -> list[Any]:
+    """List ``task_routes`` in the order in which Celery asks them."""
+    routes = app.conf.task_routes
+    if routes is None:
+        return []
+    return list(routes) if isinstance(routes, list | tuple) else [routes]
+
+
+def namespace_of(app: Celery) -> str:
+    """Name an application the same way in a script and in a worker that imports it."""
+    main = app.main or "celery"
+    if main == "__main__":
+        path = getattr(sys.modules["__main__"], "__file__", None)
+        main = Path(path).stem if path else "celery"
+    return str(main)

@@ -1,0 +1,127 @@
+"""Events on their way to the stream: appended by signal handlers, flushed by one thread."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import weakref
+from collections import deque
+from typing import Final
+
+from redis.exceptions import RedisError
+
+from owl_celery.redis_state import RedisState
+from owl_celery.settings import Settings
+from owl_celery.types import Outcome
+from owl_celery.wire import Started, encode_event
+
+log = logging.getLogger(__name__)
+
+CAPACITY: Final = 10_000
+BATCH_LENGTH: Final = 500
+RETRY_SECONDS: Final = 1.0
+CLOSE_SECONDS: Final = 3.0
+
+
+class Outbox:
+    """Sends the events of one process; a task never waits for it.
+
+    While Redis is away events wait here; beyond the capacity the oldest are dropped and counted.
+
+    Parameters
+    ----------
+    state
+        Where the stream is.
+    settings
+        Length of the stream.
+
+    Attributes
+    ----------
+    dropped
+        Events dropped since the start of the process.
+
+    """
+
+    def __init__(self, state: RedisState, settings: Settings) -> None:
+        self._state = state
+        self._settings = settings
+        self._begin()
+        forget = weakref.WeakMethod(self._begin)
+        os.register_at_fork(after_in_child=lambda: (begin := forget()) and begin())
+
+    def _begin(self) -> None:
+        """Start from nothing: at the start, and in a child, whose parent sends its own events."""
+        self.dropped = 0
+        self._events: deque[str] = deque()
+        self._lock = threading.Lock()
+        self._send_lock = threading.Lock()
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._is_down = False
+
+    def put(self, event: Started | Outcome) -> None:
+        """Append an event and wake the thread, which is started by the first one."""
+        text = encode_event(event)
+        with self._lock:
+            if len(self._events) >= CAPACITY:
+                self._events.popleft()
+                self.dropped += 1
+            self._events.append(text)
+            if self._thread is None:
+                self._stop = threading.Event()
+                self._thread = threading.Thread(target=self._run, name="owl-outbox", daemon=True)
+                self._thread.start()
+        self._wake.set()
+
+    def close(self) -> None:
+        """Send what is left, waiting a few seconds at most, and stop the thread."""
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        self._stop.set()
+        self._wake.set()
+        thread.join(timeout=CLOSE_SECONDS)
+
+    def _run(self) -> None:
+        stop = self._stop
+        while True:
+            self._wake.wait()
+            self._wake.clear()
+            while self._events and self._send():
+                pass
+            if stop.is_set():
+                return
+            if self._events:
+                stop.wait(RETRY_SECONDS)
+                self._wake.set()
+
+    def _send(self) -> bool:
+        """Send one batch; False when Redis is away, and the batch stays."""
+        with self._lock:
+            batch = [self._events[i] for i in range(min(BATCH_LENGTH, len(self._events)))]
+            dropped_before = self.dropped
+        pipe = self._state.client.pipeline(transaction=False)
+        for text in batch:
+            pipe.xadd(
+                self._state.keys.events,
+                {"e": text},
+                maxlen=self._settings.stream_max_length,
+                approximate=True,
+            )
+        try:
+            pipe.execute()
+        except (RedisError, OSError) as error:
+            if not self._is_down:
+                self._is_down = True
+                log.warning("owl: outcomes wait, Redis is away (%s)", type(error).__name__)
+            return False
+        if self._is_down:
+            self._is_down = False
+            log.warning("owl: outcomes flow again")
+        with self._lock:
+            # What was dropped meanwhile came from the front of this very batch.
+            for _ in range(len(batch) - (self.dropped - dropped_before)):
+                self._events.popleft()
+        return True

@@ -1,0 +1,309 @@
+"""The router: a pure function of a task and the in-memory snapshot; no I/O, and it never raises."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Final
+
+from kombu import Queue
+
+from owl_celery.errors import NoOpenQueueError
+from owl_celery.memory_errors import is_out_of_memory
+from owl_celery.settings import Settings
+from owl_celery.sync import ProducerSync, Snapshot
+from owl_celery.task_view import view_of_task
+from owl_celery.types import Decision, TaskView
+from owl_celery.wire import HEADER, TaskHeader
+
+log = logging.getLogger(__name__)
+
+DESTINATION_OPTIONS: Final = ("queue", "exchange", "routing_key")
+RETRY_OPTIONS: Final = (*DESTINATION_OPTIONS, "redelivered")
+INTERNAL_PREFIX: Final = "celery."
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """What the router concluded about the task that this thread is sending.
+
+    Parameters
+    ----------
+    router
+        The router that concluded it.
+    name
+        Celery task name.
+    task
+        The task as the policy saw it.
+    algorithm
+        Name of the policy, ``celery`` when declined, ``user`` for an explicit destination.
+    decision
+        What the policy chose; None when it was not asked. In shadow mode the task goes elsewhere.
+    policy_version
+        Version of the knowledge behind the decision.
+
+    """
+
+    router: LearningRouterMixin
+    name: str
+    task: TaskView
+    algorithm: str
+    decision: Decision | None = None
+    policy_version: int = 0
+
+
+_routed: ContextVar[Routed | None] = ContextVar("owl_routed", default=None)
+
+
+class LearningRouterMixin:
+    """Routing by what was learned, for a router class of your own.
+
+    An instance is a callable for ``task_routes``. Override ``task_view`` to describe tasks
+    otherwise, or ``declines`` to leave some to Celery; keep both free of I/O.
+
+    Parameters
+    ----------
+    sync
+        The load view of this process.
+    settings
+        Ages at which a view is stale or dead.
+    make_queue
+        Turns the name of one of our queues into the object that Celery publishes to.
+    current_gpu_model
+        GPU model that this process runs on; empty in a producer.
+    clock
+        Monotonic seconds.
+
+    Attributes
+    ----------
+    decisions
+        Tasks routed since the start of the process, by algorithm.
+    fallbacks
+        Tasks left to Celery or to a simpler policy, by reason.
+
+    """
+
+    def __init__(
+        self,
+        sync: ProducerSync,
+        settings: Settings,
+        make_queue: Callable[[str], Queue] = Queue,
+        current_gpu_model: Callable[[], str] = str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.sync = sync
+        self.settings = settings
+        self.decisions: Counter[str] = Counter()
+        self.fallbacks: Counter[str] = Counter()
+        self._make_queue = make_queue
+        self._current_gpu_model = current_gpu_model
+        self._clock = clock
+        self._queues: dict[str, Queue] = {}
+
+    def task_view(
+        self,
+        name: str,
+        args: Sequence[Any] | None,
+        kwargs: Mapping[str, Any] | None,
+        task: object | None,
+        tried: frozenset[str],
+    ) -> TaskView:
+        """Describe a task to the policy; override to describe it otherwise."""
+        return view_of_task(name, args, kwargs, task, tried)
+
+    def declines(self, name: str, options: Mapping[str, Any]) -> bool:
+        """Whether to leave this task to Celery; override to leave more."""
+        return name.startswith(INTERNAL_PREFIX)
+
+    def __call__(
+        self,
+        name: str,
+        args: Sequence[Any] | None,
+        kwargs: Mapping[str, Any] | None,
+        options: dict[str, Any],
+        task: object | None = None,
+        **_: Any,
+    ) -> dict[str, Any] | None:
+        """Choose the queue of a task; None leaves it to Celery. Called by Celery on every send."""
+        _routed.set(None)
+        if self.declines(name, options):
+            return None
+        try:
+            return self._route(name, args, kwargs, options, task)
+        except Exception as error:
+            # An exception here would make apply_async fail, and lose the task inside a retry.
+            if not self.fallbacks["error"]:
+                log.exception("owl: the router failed; Celery routes instead")
+            self._fall_back("error", type(error).__name__)
+            return None
+
+    def _route(
+        self,
+        name: str,
+        args: Sequence[Any] | None,
+        kwargs: Mapping[str, Any] | None,
+        options: dict[str, Any],
+        task: object | None,
+    ) -> dict[str, Any] | None:
+        header = header_in(options.get("headers"))
+        is_pinned = any(options.get(option) is not None for option in DESTINATION_OPTIONS)
+        if is_pinned and is_pinned_by_retry(header, options):
+            for option in RETRY_OPTIONS:
+                options.pop(option, None)
+            is_pinned = False
+        tried = self._tried(header)
+        view = self._describe(name, args, kwargs, task, tried)
+        if is_pinned:
+            _routed.set(Routed(self, name, view, "user"))
+            return None
+        snapshot = self.sync.snapshot()
+        decision, reason = self._decide(view, snapshot)
+        mode = self.sync.mode
+        if snapshot is None or decision is None or mode != "on":
+            self._fall_back(reason or mode)
+            _routed.set(Routed(self, name, view, "celery", decision if mode == "shadow" else None))
+            return None
+        if reason is not None:
+            self._fall_back(reason)
+        self.decisions[decision.algorithm] += 1
+        _routed.set(
+            Routed(self, name, view, decision.algorithm, decision, snapshot.policy_version)
+        )
+        return {"queue": self._queue(decision.queue)}
+
+    def _decide(
+        self, task: TaskView, snapshot: Snapshot | None
+    ) -> tuple[Decision | None, str | None]:
+        """Ask the policies, best first; also say why it was not the best one."""
+        if self.sync.mode == "off":
+            return None, "mode_off"
+        if snapshot is None:
+            return None, "no_view"
+        now = self._clock()
+        age = now - snapshot.changed_at
+        if age > self.settings.view_dead_seconds:
+            return None, "dead_view"
+        policies, reason = snapshot.policies, None
+        if age > self.settings.view_stale_seconds and len(policies) > 1:
+            policies, reason = policies[1:], "stale_view"
+        with self.sync.lock:
+            for policy in policies:
+                if not policy.ready:
+                    reason = reason or "no_knowledge"
+                    continue
+                try:
+                    return policy.choose(task, snapshot.fleet, now), reason
+                except NoOpenQueueError:
+                    return None, "no_open_queue"
+        return None, reason or "no_policy"
+
+    def _describe(
+        self,
+        name: str,
+        args: Sequence[Any] | None,
+        kwargs: Mapping[str, Any] | None,
+        task: object | None,
+        tried: frozenset[str],
+    ) -> TaskView:
+        try:
+            return self.task_view(name, args, kwargs, task, tried)
+        except Exception as error:
+            if not self.fallbacks["bad_refinement"]:
+                log.warning("owl: cannot describe task %s by its owl_ options: %r", name, error)
+            self._fall_back("bad_refinement")
+            return TaskView(name, tried=tried)
+
+    def _tried(self, header: TaskHeader | None) -> frozenset[str]:
+        """GPU models that this task must not see again, this process's own included."""
+        tried = frozenset(header.tried) if header else frozenset()
+        if header and is_out_of_memory(sys.exc_info()[1]):
+            tried |= {self._current_gpu_model()}
+        return tried - {""}
+
+    def _queue(self, name: str) -> Queue:
+        queue = self._queues.get(name)
+        if queue is None:
+            queue = self._queues[name] = self._make_queue(name)
+        return queue
+
+    def _fall_back(self, reason: str, detail: str = "") -> None:
+        if not self.fallbacks[reason]:
+            log.info("owl: first fallback for reason %s %s", reason, detail)
+        self.fallbacks[reason] += 1
+
+
+class LearningRouter(LearningRouterMixin):
+    """The router that ``install`` puts at the end of ``task_routes``."""
+
+
+def header_in(headers: object) -> TaskHeader | None:
+    """Find our header among message headers, also where another library nested them."""
+    if not isinstance(headers, Mapping):
+        return None
+    value = headers.get(HEADER)
+    if value is None and isinstance(headers.get("headers"), Mapping):
+        value = headers["headers"].get(HEADER)
+    return TaskHeader.decode(value)
+
+
+def is_pinned_by_retry(header: TaskHeader | None, options: Mapping[str, Any]) -> bool:
+    """Whether the destination was put there by ``Task.retry`` and not by the user.
+
+    Celery pins a retry to the queue of the failed try. When that is the queue we chose (or
+    Celery's default that we fell back to), nobody asked for it.
+    """
+    if header is None or header.algorithm == "user":
+        return False
+    queue = options.get("queue")
+    name = queue.name if isinstance(queue, Queue) else queue
+    return (name or options.get("routing_key")) == header.queue
+
+
+def stamp_published(
+    headers: dict[str, Any] | None = None,
+    routing_key: str | None = None,
+    sender: str | None = None,
+    **_: Any,
+) -> None:
+    """Write the header ``owl`` on a task that is being published; for ``before_task_publish``.
+
+    Celery passes no task id to routers and drops headers that a router returns, so the decision
+    waits in a context variable for this signal, which comes in the same thread.
+    """
+    routed = _routed.get()
+    _routed.set(None)
+    if routed is None or headers is None or routed.name != sender:
+        return
+    decision = routed.decision
+    is_ours = decision is not None and decision.queue == routing_key
+    algorithm = routed.algorithm
+    if not is_ours and algorithm != "user":
+        algorithm = "celery"
+    header = TaskHeader(
+        decision_id=uuid.uuid4().hex[:16],
+        queue=routing_key or "",
+        algorithm=algorithm,
+        task_type=routed.task.task_type,
+        published_at=time.time(),
+        size=routed.task.size,
+        model=routed.task.model,
+        service_seconds=decision.service_seconds if decision else None,
+        policy_version=routed.policy_version,
+        explored=bool(decision and decision.explored and is_ours),
+        propensity=decision.propensity if decision and is_ours else None,
+        tried=tuple(sorted(routed.task.tried)),
+    )
+    value = header.encode()
+    headers[HEADER] = value
+    if isinstance(headers.get("headers"), dict):
+        headers["headers"][HEADER] = value
+    if decision is not None and is_ours and not headers.get("eta"):
+        # A task with an eta is held by the worker and does not wait in the queue.
+        routed.router.sync.assign(decision.queue, decision.service_seconds)
+    routed.router.sync.arrived(routed.task.task_type)

@@ -1,0 +1,386 @@
+"""What one producer process knows of the load, and what it tells of its own assignments.
+
+The router reads and writes memory only. One daemon thread a process, started at the first task
+and again after a fork, talks to Redis: one round trip every few tens of milliseconds while tasks
+are published, one a second otherwise.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import weakref
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from redis.exceptions import RedisError
+
+from owl_celery.errors import OwlError, SettingsError
+from owl_celery.fleet import Fleet
+from owl_celery.policies import make_policy, policy_class
+from owl_celery.policies.base import Policy
+from owl_celery.redis_state import RedisState
+from owl_celery.settings import Settings
+from owl_celery.wire import FleetRecord, Knowledge, View, bounded_seconds, decode_record
+
+log = logging.getLogger(__name__)
+
+BUSY_FOR_SECONDS: Final = 2.0
+IN_FLIGHT_LIMIT_SECONDS: Final = 5.0
+SIMPLEST_POLICY: Final = "shortest_queue"
+
+
+@dataclass(slots=True)
+class Batch:
+    """Assignments that were told to Redis together.
+
+    Parameters
+    ----------
+    sent_at
+        Redis clock when they were told, seconds.
+    told_at
+        Our monotonic clock then.
+    count, seconds
+        By queue.
+
+    """
+
+    sent_at: float
+    told_at: float
+    count: Counter[str]
+    seconds: Counter[str]
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """Everything a decision needs.
+
+    Parameters
+    ----------
+    fleet
+        Queues and load; this process's own recent assignments included.
+    policies
+        The policy and the simpler ones behind it, best first.
+    policy_version
+        Version of the knowledge they hold.
+    changed_at
+        Monotonic time at which the view's version last changed.
+
+    """
+
+    fleet: Fleet
+    rows: dict[str, int]
+    policies: list[Policy]
+    policy_version: int
+    changed_at: float
+
+
+@dataclass(slots=True)
+class _Untold:
+    """Assignments and arrivals not yet told to Redis."""
+
+    count: Counter[str] = field(default_factory=Counter)
+    seconds: Counter[str] = field(default_factory=Counter)
+    arrivals: Counter[str] = field(default_factory=Counter)
+
+    def __bool__(self) -> bool:
+        return bool(self.count or self.arrivals)
+
+
+class ProducerSync:
+    """The load view of this process.
+
+    Parameters
+    ----------
+    state
+        Where the controller publishes its view.
+    settings
+        Pauses and ages.
+    clock
+        Monotonic seconds.
+
+    Attributes
+    ----------
+    mode
+        The kill switch as last read: ``on``, ``shadow`` or ``off``.
+    failures
+        Syncs that failed since the start of the process.
+
+    """
+
+    def __init__(
+        self,
+        state: RedisState,
+        settings: Settings,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._state = state
+        self._settings = settings
+        self._clock = clock
+        self._begin()
+        forget = weakref.WeakMethod(self._begin)
+        os.register_at_fork(after_in_child=lambda: (begin := forget()) and begin())
+
+    def _begin(self) -> None:
+        """Start from nothing: at the start, and in a child, whose parent's state is not its own."""
+        # Another thread of the parent may have held the lock at the fork.
+        self._lock = threading.Lock()
+        self.mode = "on"
+        self.failures = 0
+        self._snapshot: Snapshot | None = None
+        self._untold = _Untold()
+        self._in_flight: deque[Batch] = deque()
+        self._view: View | None = None
+        self._fleet_record: FleetRecord | None = None
+        self._knowledge_version = -1
+        self._policies: list[Policy] = []
+        self._changed_at = 0.0
+        self._last_use = -BUSY_FOR_SECONDS
+        self._is_down = False
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def lock(self) -> threading.Lock:
+        """Held while a decision reads and writes the snapshot."""
+        return self._lock
+
+    def snapshot(self) -> Snapshot | None:
+        """The latest snapshot; None until the first view has arrived. Starts the thread."""
+        if self._thread is None:
+            self._start()
+        now = self._clock()
+        if now - self._last_use > BUSY_FOR_SECONDS:
+            self._wake.set()
+        self._last_use = now
+        return self._snapshot
+
+    def assign(self, queue: str, seconds: float | None) -> None:
+        """Count a task that is being published to a queue.
+
+        Parameters
+        ----------
+        queue
+            Name of one of our queues.
+        seconds
+            Predicted service time; None counts as the mean of what waits there.
+
+        """
+        with self._lock:
+            snapshot = self._snapshot
+            row = snapshot.rows.get(queue) if snapshot else None
+            if snapshot is not None and row is not None:
+                fleet = snapshot.fleet
+                if seconds is None:
+                    waiting = int(fleet.waiting_count[row])
+                    seconds = float(fleet.waiting_seconds[row]) / waiting if waiting else 0.0
+                fleet.waiting_count[row] += 1
+                fleet.waiting_seconds[row] += seconds
+            self._untold.count[queue] += 1
+            self._untold.seconds[queue] += seconds or 0.0
+
+    def arrived(self, task_type: str) -> None:
+        """Count a published task of a type, wherever it went."""
+        with self._lock:
+            self._untold.arrivals[task_type] += 1
+
+    def flush(self) -> None:
+        """Sync once, now, in the calling thread."""
+        self._sync_logged()
+
+    def close(self) -> None:
+        """Tell what is untold and stop the thread; the next task starts it again."""
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        self._stop.set()
+        self._wake.set()
+        thread.join(timeout=3.0)
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._thread is None:
+                self._stop = threading.Event()
+                self._thread = threading.Thread(target=self._run, name="owl-sync", daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        stop, wake = self._stop, self._wake
+        while not stop.is_set():
+            self._sync_logged()
+            is_busy = self._clock() - self._last_use < BUSY_FOR_SECONDS
+            if is_busy:
+                stop.wait(self._settings.sync_busy_seconds)
+            else:
+                wake.wait(self._settings.sync_idle_seconds)
+            wake.clear()
+        if self._untold:
+            self._sync_logged()
+
+    def _sync_logged(self) -> None:
+        """Sync; a failure is counted, and logged when it begins and when it ends."""
+        try:
+            self._sync()
+        except (RedisError, OSError, OwlError, ValueError) as error:
+            self.failures += 1
+            if not self._is_down:
+                self._is_down = True
+                log.warning(
+                    "owl: no load view (%s); tasks go the simpler way until it is back",
+                    type(error).__name__,
+                )
+        else:
+            if self._is_down:
+                self._is_down = False
+                log.warning("owl: the load view is back")
+
+    def _sync(self) -> None:
+        keys = self._state.keys
+        with self._lock:
+            untold, self._untold = self._untold, _Untold()
+        pipe = self._state.client.pipeline(transaction=False)
+        for queue, count in untold.count.items():
+            pipe.hincrby(keys.assigned_count, queue, count)
+            pipe.hincrbyfloat(keys.assigned_seconds, queue, untold.seconds[queue])
+        for task_type, count in untold.arrivals.items():
+            pipe.hincrby(keys.arrivals, task_type, count)
+        pipe.time()
+        pipe.get(keys.view)
+        pipe.get(keys.mode)
+        try:
+            *_, (seconds, microseconds), view_text, mode = pipe.execute()
+        except (RedisError, OSError):
+            with self._lock:
+                # Counting a batch twice is corrected by the queue's true depth, losing it is not.
+                self._untold.count.update(untold.count)
+                self._untold.seconds.update(untold.seconds)
+                self._untold.arrivals.update(untold.arrivals)
+            raise
+        self.mode = mode if mode in ("shadow", "off") else "on"
+        now = self._clock()
+        if untold.count:
+            batch = Batch(seconds + microseconds / 1e6, now, untold.count, untold.seconds)
+            self._in_flight.append(batch)
+        view = decode_record(View, view_text) if view_text else None
+        if view is None or (self._view is not None and view.version == self._view.version):
+            return
+        self._receive(view, now)
+
+    def _receive(self, view: View, now: float) -> None:
+        """Make the next snapshot of a new view."""
+        fleet_record, knowledge = self._fetch(view)
+        if fleet_record is None or fleet_record.version != view.fleet_version:
+            return
+        fleet = fleet_of(fleet_record, view, now)
+        rows = {name: row for row, name in enumerate(fleet.names)}
+        while self._in_flight and (
+            self._in_flight[0].sent_at <= view.ledger_time
+            or now - self._in_flight[0].told_at > IN_FLIGHT_LIMIT_SECONDS
+        ):
+            self._in_flight.popleft()
+        with self._lock:
+            for told in self._in_flight:
+                add_assignments(fleet, rows, told.count, told.seconds)
+            add_assignments(fleet, rows, self._untold.count, self._untold.seconds)
+            if knowledge is not None and knowledge.version != self._knowledge_version:
+                self._learn(knowledge)
+            self._view, self._fleet_record, self._changed_at = view, fleet_record, now
+            self._snapshot = Snapshot(
+                fleet, rows, self._policies, self._knowledge_version, self._changed_at
+            )
+
+    def _fetch(self, view: View) -> tuple[FleetRecord | None, Knowledge | None]:
+        """Get the records that go with a view, when they are newer than ours."""
+        keys, record = self._state.keys, self._fleet_record
+        needs_fleet = record is None or record.version != view.fleet_version
+        needs_knowledge = view.knowledge_version != self._knowledge_version
+        names = [keys.fleet] * needs_fleet + [keys.knowledge] * needs_knowledge
+        texts = self._state.client.mget(names) if names else []
+        knowledge = None
+        if needs_fleet:
+            record = decode_record(FleetRecord, texts[0]) if texts[0] else None
+        if needs_knowledge and texts[-1]:
+            knowledge = decode_record(Knowledge, texts[-1])
+        return record, knowledge
+
+    def _learn(self, knowledge: Knowledge) -> None:
+        """Take over the controller's policy and all that it knows."""
+        names = policy_chain(knowledge.policy)
+        if [policy.name for policy in self._policies] != names:
+            self._policies = [
+                make_policy(self._settings.model_copy(update={"policy": name})) for name in names
+            ]
+        for policy in self._policies:
+            policy.apply_snapshot(knowledge.snapshot)
+        self._knowledge_version = knowledge.version
+
+
+def policy_chain(name: str) -> list[str]:
+    """Name a policy and the simpler ones behind it, best first.
+
+    A policy that only a newer release knows is passed over for the simplest one.
+
+    Examples
+    --------
+    >>> policy_chain("expected_completion")
+    ['expected_completion', 'shortest_queue']
+
+    """
+    names: list[str] = []
+    following: str | None = name
+    while following is not None and following not in names:
+        try:
+            fallback = policy_class(following).fallback
+        except SettingsError:
+            following, fallback = SIMPLEST_POLICY, None
+        names.append(following)
+        following = fallback
+    return names
+
+
+def fleet_of(record: FleetRecord, view: View, now: float) -> Fleet:
+    """Build the columns of a view; what runs is dated by our monotonic clock.
+
+    Raises
+    ------
+    ValueError
+        When the rows of the two records do not fit.
+
+    """
+    fleet = Fleet(record.names, record.gpu_models, record.concurrency)
+    size = len(fleet)
+    if len(view.waiting_count) != size or len(view.waiting_seconds) != size:
+        raise ValueError("the load view does not fit its fleet record")
+    fleet.waiting_count[:] = view.waiting_count
+    fleet.waiting_seconds[:] = view.waiting_seconds
+    if len(view.free_memory_bytes) == size:
+        fleet.free_memory_bytes[:] = [
+            float("nan") if free is None else free for free in view.free_memory_bytes
+        ]
+    slots = [0] * size
+    for row, predicted, elapsed in view.running:
+        slot = slots[row]
+        if slot < fleet.running_seconds.shape[1]:
+            # A running task without a prediction still occupies its slot.
+            fleet.running_seconds[row, slot] = max(bounded_seconds(predicted), 1e-6)
+            fleet.running_since[row, slot] = now - bounded_seconds(elapsed)
+            slots[row] = slot + 1
+    for row in view.closed:
+        fleet.is_open[row] = False
+    return fleet
+
+
+def add_assignments(
+    fleet: Fleet, rows: dict[str, int], count: Counter[str], seconds: Counter[str]
+) -> None:
+    """Add tasks on their way to the waiting columns; queues that are gone are passed over."""
+    for queue, tasks in count.items():
+        row = rows.get(queue)
+        if row is not None:
+            fleet.waiting_count[row] += tasks
+            fleet.waiting_seconds[row] += seconds[queue]

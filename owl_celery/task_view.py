@@ -1,0 +1,68 @@
+"""What a task says of itself: ``owl_type``, ``owl_size`` and ``owl_model`` on its decorator."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from owl_celery.types import TaskView
+from owl_celery.wire import MAX_NAME_LENGTH
+
+
+def view_of_task(
+    name: str,
+    args: Sequence[Any] | None,
+    kwargs: Mapping[str, Any] | None,
+    task: object | None,
+    tried: frozenset[str] = frozenset(),
+) -> TaskView:
+    """Describe a task to the policy; its arguments go no further than the author's functions.
+
+    Parameters
+    ----------
+    name
+        Celery task name.
+    args, kwargs
+        The task's arguments.
+    task
+        The Celery task, whose ``owl_type``, ``owl_size`` and ``owl_model`` refine the
+        description: each a value, or a function of ``(args, kwargs)``. None for a name that is
+        not registered here.
+    tried
+        GPU models to avoid.
+
+    Raises
+    ------
+    ValueError
+        When a refinement gives a size that is not a positive finite number.
+    Exception
+        Whatever the author's function raises.
+
+    Examples
+    --------
+    >>> class Resize:
+    ...     owl_size = staticmethod(lambda args, kwargs: args[0] * args[1] / 1e6)
+    >>> view_of_task("images.resize", (1000, 2000), {}, Resize).size
+    2.0
+
+    """
+    refined = {
+        option: _evaluate(getattr(task, option, None), args or (), kwargs or {})
+        for option in ("owl_type", "owl_size", "owl_model")
+    }
+    size = 1.0 if refined["owl_size"] is None else float(refined["owl_size"])
+    if not (math.isfinite(size) and size > 0.0):
+        raise ValueError(f"owl_size of task {name} gave {size}; it must be a positive number")
+    task_type = name if refined["owl_type"] is None else str(refined["owl_type"])
+    model = refined["owl_model"]
+    return TaskView(
+        task_type=task_type[:MAX_NAME_LENGTH],
+        size=size,
+        model=None if model is None else str(model)[:MAX_NAME_LENGTH],
+        tried=tried,
+    )
+
+
+def _evaluate(refinement: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    return refinement(args, kwargs) if callable(refinement) else refinement
