@@ -68,6 +68,20 @@ class Settings(BaseSettings):
         Pause between heartbeats of a worker, and how long one counts.
     tick_seconds, lease_seconds
         Pause between two rounds of the controller, and how long its lease lasts unrenewed.
+    drain_timeout_seconds
+        How long a GPU worker that is asked to stop goes on with what waits in its queue before
+        the rest moves to the default queue; 0 moves it at once.
+    worker_queue
+        Queue that this worker alone serves; set by ``celery owl worker``, empty for plain workers.
+    worker_concurrency
+        Tasks that it runs at a time.
+    gpu_model, gpu_uuid, gpu_simulated
+        GPU behind ``worker_queue``; model ``cpu`` and no UUID for CPU processes.
+    worker_owner, supervisor_pid
+        Who claims GPU and queue, and the process that a worker must not outlive; set by
+        ``celery owl worker``.
+    cuda_visible_devices
+        GPUs that ``celery owl worker`` may use, by index or UUID; all when unset.
     """
 
     model_config = SettingsConfigDict(
@@ -116,6 +130,18 @@ class Settings(BaseSettings):
     heartbeat_ttl_seconds: Annotated[float, Field(ge=1, le=60)] = 5.0
     tick_seconds: Annotated[float, Field(gt=0, le=1)] = 0.03
     lease_seconds: Annotated[float, Field(ge=1, le=60)] = 5.0
+    drain_timeout_seconds: Annotated[float, Field(ge=0, le=86_400)] = 30.0
+
+    worker_queue: Annotated[str, Field(max_length=255)] = ""
+    worker_concurrency: Annotated[int, Field(ge=1, le=1024)] = 1
+    gpu_model: Annotated[str, Field(max_length=255)] = ""
+    gpu_uuid: Annotated[str, Field(max_length=255)] = ""
+    gpu_simulated: bool = False
+    worker_owner: str = ""
+    supervisor_pid: int | None = None
+    cuda_visible_devices: Annotated[
+        str | None, Field(validation_alias=_contract("CUDA_VISIBLE_DEVICES"))
+    ] = None
 
     @classmethod
     def settings_customise_sources(
