@@ -1,0 +1,235 @@
+"""What a choice is made from: predictions by task type and GPU model, laid out over a fleet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Self
+
+import numpy as np
+
+from owl_celery.errors import StateError
+from owl_celery.fleet import Bools, Fleet, Floats, Ints
+from owl_celery.policies.failures import CLOSED_PROBABILITY, success_ratio
+from owl_celery.types import TaskView
+
+SNAPSHOT_TYPES: Final = 2_000
+"""Most recently seen types that a snapshot carries; others are predicted as unseen ones."""
+
+MIN_SECONDS: Final = 1e-6
+MAX_SECONDS: Final = 10.0 * 365 * 86_400
+MAX_SIZE: Final = 1e9
+
+
+class Beliefs:
+    """Predictions that a policy chooses from; its owner may replace the attributes.
+
+    Attributes
+    ----------
+    types, models
+        Row of each task type and column of each GPU model; row and column 0 stand for unseen ones.
+    service, count
+        Service seconds of a task of size 1 on a GPU of normal speed, and samples behind it.
+    failure
+        Probability that the type fails on the GPU model, 0 where it never did.
+    needed
+        GPU memory the type needs on the GPU model, bytes, 0 where unknown.
+    speeds, failing
+        Speed factor of each queue where it is not 1, failure probability where it is not 0.
+    completed
+        Successful tries behind all this.
+    version
+        Changes with ``speeds`` and ``failing``.
+
+    """
+
+    __slots__ = (
+        "completed",
+        "count",
+        "failing",
+        "failure",
+        "models",
+        "needed",
+        "service",
+        "speeds",
+        "types",
+        "version",
+    )
+
+    def __init__(self) -> None:
+        self.types: Mapping[str, int] = {}
+        self.models: Mapping[str, int] = {}
+        self.service: Floats = np.ones((1, 1))
+        self.count: Floats = np.zeros((1, 1))
+        self.failure: Floats = np.zeros((1, 1))
+        self.needed: Floats = np.zeros((1, 1))
+        self.speeds: Mapping[str, float] = {}
+        self.failing: Mapping[str, float] = {}
+        self.completed = 0
+        self.version = 0
+
+    def predict_seconds(self, task: TaskView, gpu_model: str) -> float:
+        """Service time on a GPU of normal speed, seconds."""
+        row, column = self.types.get(task.task_type, 0), self.models.get(gpu_model, 0)
+        seconds = usable_size(task.size) * float(self.service[row, column])
+        return min(max(seconds, MIN_SECONDS), MAX_SECONDS)
+
+    def encode(self) -> dict[str, Any]:
+        """JSON values for a snapshot, rounded to four digits."""
+        names = list(self.types)[-SNAPSHOT_TYPES:]
+        rows = np.array([0, *(self.types[name] for name in names)], dtype=np.int64)
+        failure, needed = self.failure[rows], self.needed[rows]
+        return {
+            "completed": self.completed,
+            "types": names,
+            "models": list(self.models),
+            "service": rounded(self.service[rows]),
+            "count": self.count[rows].astype(np.int64).tolist(),
+            "failure": _sparse(failure),
+            "needed": _sparse(needed),
+            "speeds": {name: round(value, 4) for name, value in self.speeds.items()},
+            "failing": {name: round(value, 4) for name, value in self.failing.items()},
+        }
+
+    @classmethod
+    def decode(cls, snapshot: Mapping[str, Any]) -> Self:
+        """Read a snapshot; unknown keys are ignored.
+
+        Raises
+        ------
+        StateError
+            When it is damaged.
+
+        """
+        beliefs = cls()
+        try:
+            types, models = snapshot["types"], snapshot["models"]
+            beliefs.types = {str(name): row for row, name in enumerate(types, start=1)}
+            beliefs.models = {str(name): column for column, name in enumerate(models, start=1)}
+            shape = len(types) + 1, len(models) + 1
+            beliefs.service = np.array(snapshot["service"], dtype=np.float64)
+            beliefs.count = np.array(snapshot["count"], dtype=np.float64)
+            beliefs.failure = _dense(snapshot.get("failure", ()), shape)
+            beliefs.needed = _dense(snapshot.get("needed", ()), shape)
+            beliefs.speeds = {str(k): float(v) for k, v in snapshot.get("speeds", {}).items()}
+            beliefs.failing = {str(k): float(v) for k, v in snapshot.get("failing", {}).items()}
+            beliefs.completed = int(snapshot["completed"])
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            raise StateError(f"The policy snapshot is damaged: {error!r}.") from error
+        is_sane = (
+            beliefs.service.shape == beliefs.count.shape == shape
+            and bool(np.isfinite(beliefs.service).all() and (beliefs.service > 0.0).all())
+            and bool(np.isfinite(beliefs.count).all() and (beliefs.count >= 0.0).all())
+            and bool(((beliefs.failure >= 0.0) & (beliefs.failure <= 1.0)).all())
+            and bool(np.isfinite(beliefs.needed).all())
+            and all(math.isfinite(v) and v > 0.0 for v in beliefs.speeds.values())
+            and all(0.0 <= v <= 1.0 for v in beliefs.failing.values())
+        )
+        if not is_sane:
+            raise StateError("The policy snapshot is damaged: a number is out of bounds.")
+        return beliefs
+
+
+class Layout:
+    """Beliefs spread over the queues of one fleet; made anew when either changes.
+
+    Attributes
+    ----------
+    columns
+        Column of each queue's GPU model, shape (N,).
+    speeds
+        Speed factor of each queue, shape (N,).
+    failing
+        Failure probability of each queue itself, shape (N,).
+
+    """
+
+    __slots__ = ("_beliefs", "_fleet", "_model_count", "_version", "columns", "failing", "speeds")
+
+    def __init__(self, beliefs: Beliefs, fleet: Fleet) -> None:
+        self._beliefs, self._fleet = beliefs, fleet
+        self._model_count, self._version = len(beliefs.models), beliefs.version
+        columns = np.array([beliefs.models.get(model, 0) for model in fleet.models], dtype=np.int64)
+        self.columns: Ints = columns[fleet.model_index] if len(fleet) else columns
+        self.speeds: Floats = np.ones(len(fleet))
+        self.failing: Floats = np.zeros(len(fleet))
+        if beliefs.speeds or beliefs.failing:
+            position = {name: row for row, name in enumerate(fleet.names)}
+            for column, values in ((self.speeds, beliefs.speeds), (self.failing, beliefs.failing)):
+                for name, value in values.items():
+                    if name in position:
+                        column[position[name]] = value
+
+    def fits(self, beliefs: Beliefs, fleet: Fleet) -> bool:
+        """Whether this layout is of these very objects as they are now."""
+        return (
+            self._fleet is fleet
+            and self._beliefs is beliefs
+            and self._version == beliefs.version
+            and self._model_count == len(beliefs.models)
+        )
+
+    def service_seconds(self, task: TaskView) -> Floats:
+        """Service time of a task on each queue, shape (N,)."""
+        beliefs = self._beliefs
+        row = beliefs.types.get(task.task_type, 0)
+        seconds = (usable_size(task.size) * beliefs.service[row]).take(self.columns) * self.speeds
+        clipped: Floats = np.minimum(np.maximum(seconds, MIN_SECONDS), MAX_SECONDS)
+        return clipped
+
+    def sample_count(self, task: TaskView) -> Floats:
+        """Samples behind the service time on each queue, shape (N,)."""
+        beliefs = self._beliefs
+        return beliefs.count[beliefs.types.get(task.task_type, 0)].take(self.columns)
+
+    def success_ratio(self, task: TaskView) -> Floats:
+        """Probability that the task succeeds on each queue, at least 0.01, shape (N,)."""
+        beliefs = self._beliefs
+        row = beliefs.types.get(task.task_type, 0)
+        return success_ratio(beliefs.failure[row].take(self.columns), self.failing)
+
+    def sensible_mask(self, task: TaskView, fleet: Fleet, is_open: Bools) -> Bools:
+        """Narrow ``is_open`` to where the task fits and does not fail nearly always.
+
+        When nothing is left of it the demand is dropped: a task that fits nowhere is sent anyway,
+        and its failure tells its author.
+        """
+        beliefs = self._beliefs
+        row = beliefs.types.get(task.task_type, 0)
+        needed = beliefs.needed[row]
+        if needed.any():
+            # NaN, unknown, compares false and leaves the queue open.
+            fits = is_open & ~(fleet.free_memory_bytes < needed.take(self.columns))
+            is_open = fits if fits.any() else is_open
+        failure = beliefs.failure[row]
+        if failure.any() or beliefs.failing:
+            works = is_open & (self.success_ratio(task) > 1.0 - CLOSED_PROBABILITY)
+            is_open = works if works.any() else is_open
+        return is_open
+
+
+def usable_size(size: float) -> float:
+    """A task's size, or 1 when it makes no sense."""
+    return min(max(size, 1.0 / MAX_SIZE), MAX_SIZE) if size > 0.0 else 1.0
+
+
+def rounded(values: Floats) -> list[Any]:
+    """Nested lists of floats to four significant digits, short when written as JSON."""
+    with np.errstate(divide="ignore"):
+        digits = np.where(values != 0.0, np.floor(np.log10(np.abs(values))), 0.0)
+    scale = 10.0 ** np.clip(3.0 - digits, 0.0, 300.0)
+    nested: list[Any] = (np.round(values * scale) / scale).tolist()
+    return nested
+
+
+def _sparse(matrix: Floats) -> list[Sequence[float]]:
+    rows, columns = np.nonzero(matrix)
+    values = rounded(matrix[rows, columns])
+    return [list(cell) for cell in zip(rows.tolist(), columns.tolist(), values, strict=True)]
+
+
+def _dense(cells: Sequence[Sequence[float]], shape: tuple[int, int]) -> Floats:
+    matrix = np.zeros(shape)
+    for row, column, value in cells:
+        matrix[int(row), int(column)] = value
+    return matrix

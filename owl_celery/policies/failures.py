@@ -1,0 +1,184 @@
+"""How likely a task type fails on a GPU model, on one queue, and how much memory it needs.
+
+A failure may be the fault of the pair (this model cannot do this type) or of the single GPU (it is
+broken and crashes whatever it gets). Each failed try is shared out between the two in proportion
+to how likely either is held to be, so that healthy GPUs of a model clear it of a broken one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+
+from owl_celery.errors import StateError
+from owl_celery.fleet import Floats
+from owl_celery.policies.cells import Cells
+
+PRIOR_FAILED: Final = 0.02
+PRIOR_TRIES: Final = 1.0
+"""Beta prior: one try, of which 2 % failed."""
+
+MEMORY: Final = 200.0
+"""Tries remembered."""
+
+CLOSED_PROBABILITY: Final = 0.9
+"""From this on a pair is closed, as long as the task can go elsewhere."""
+
+FADE_SERVICES: Final = 2_000.0
+"""Mean service times in which an untried pair loses 63 % of what is held against it."""
+
+PEAK_WINDOW: Final = 100
+"""Samples in each of the two windows whose largest peak is the memory requirement."""
+
+MEMORY_MARGIN: Final = 1.05
+MAX_QUEUES: Final = 10_000
+
+
+class FailureRates:
+    """Failure probabilities and memory requirements.
+
+    Parameters
+    ----------
+    cells
+        Where the matrices are kept; shared with others.
+
+    Attributes
+    ----------
+    version
+        Changes whenever the probability of a queue does.
+
+    """
+
+    matrices: Final = ("failed", "tries", "failure", "peak", "peak_before", "peak_count", "needed")
+
+    def __init__(self, cells: Cells) -> None:
+        self._cells = cells
+        self.version = 0
+        self._queues: dict[str, list[float]] = {}
+        self._faded_at: float | None = None
+
+    def learn_one(
+        self, row: int, column: int, queue: str, failed: bool, out_of_memory: bool = False
+    ) -> None:
+        """Learn how one try ended."""
+        cells = self._cells
+        pair_failed, pair_tries = cells["failed"], cells["tries"]
+        of_queue = self._queues.pop(queue, None)
+        if of_queue is None:
+            if len(self._queues) >= MAX_QUEUES:
+                del self._queues[next(iter(self._queues))]
+                self.version += 1
+            of_queue = [0.0, 0.0]
+        self._queues[queue] = of_queue
+        pair_share = queue_share = 0.0
+        if failed:
+            pair = _probability(pair_failed[row, column], pair_tries[row, column])
+            own = _probability(*of_queue)
+            pair_share = 1.0 if out_of_memory else pair / (pair + own)
+            queue_share = 1.0 - pair_share
+        if failed or of_queue[0] > 0.0:
+            self.version += 1
+        of_queue[0] += queue_share
+        of_queue[1] += 1.0
+        if of_queue[1] > MEMORY:
+            of_queue[0] *= MEMORY / of_queue[1]
+            of_queue[1] = MEMORY
+        pair_failed[row, column] += pair_share
+        pair_tries[row, column] += 1.0
+        if pair_tries[row, column] > MEMORY:
+            pair_failed[row, column] *= MEMORY / pair_tries[row, column]
+            pair_tries[row, column] = MEMORY
+        cells["failure"][row, column] = (
+            _probability(pair_failed[row, column], pair_tries[row, column])
+            if pair_failed[row, column] > 0.0
+            else 0.0
+        )
+
+    def learn_peak(self, row: int, column: int, peak_bytes: int) -> None:
+        """Learn the peak memory of a try that did not run out of it."""
+        cells = self._cells
+        peak, before, count = cells["peak"], cells["peak_before"], cells["peak_count"]
+        if count[row, column] >= PEAK_WINDOW:
+            before[row, column], peak[row, column], count[row, column] = peak[row, column], 0.0, 0.0
+        peak[row, column] = max(peak[row, column], float(peak_bytes))
+        count[row, column] += 1.0
+        largest = max(peak[row, column], before[row, column])
+        cells["needed"][row, column] = MEMORY_MARGIN * largest
+
+    def learn_shortage(self, row: int, column: int, free_bytes: float) -> None:
+        """Learn that a try ran out of memory on a GPU with so much free when idle."""
+        needed = self._cells["needed"]
+        needed[row, column] = max(needed[row, column], free_bytes + 1.0)
+
+    def queues(self) -> dict[str, float]:
+        """Failure probability of each queue that has failed."""
+        return {
+            name: _probability(failed, tries)
+            for name, (failed, tries) in self._queues.items()
+            if failed > 1e-3
+        }
+
+    def fade(self, mean_seconds: float, now: float) -> None:
+        """Forget slowly, so that what was repaired is tried again."""
+        before = now if self._faded_at is None else self._faded_at
+        self._faded_at = now
+        kept = math.exp(-max(now - before, 0.0) / (FADE_SERVICES * mean_seconds))
+        if kept == 1.0:
+            return
+        cells = self._cells
+        failed, tries = cells["failed"], cells["tries"]
+        suspected = failed > 0.0
+        if suspected.any():
+            failed[suspected] *= kept
+            tries[suspected] *= kept
+            cells["failure"][:] = np.where(
+                suspected, (PRIOR_FAILED + failed) / (PRIOR_TRIES + tries), 0.0
+            )
+            # What is known only from a shortage is doubted as soon as the pair is.
+            doubted = (cells["peak"] == 0.0) & (cells["failure"] < 0.5)
+            cells["needed"][doubted] = 0.0
+        for of_queue in self._queues.values():
+            if of_queue[0] > 0.0:
+                of_queue[0] *= kept
+                of_queue[1] *= kept
+                self.version += 1
+
+    def state(self) -> dict[str, Any]:
+        """What is not in the cells."""
+        return {
+            "queues": {name: list(of_queue) for name, of_queue in self._queues.items()},
+            "faded_at": self._faded_at,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from ``state()``, the cells being restored already.
+
+        Raises
+        ------
+        StateError
+            When it is damaged.
+
+        """
+        try:
+            queues = {
+                str(name): [float(failed), float(tries)]
+                for name, (failed, tries) in state["queues"].items()
+            }
+            faded_at = None if state["faded_at"] is None else float(state["faded_at"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise StateError("The saved failure rates are damaged.") from error
+        self._queues, self._faded_at = queues, faded_at
+        self.version += 1
+
+
+def success_ratio(pair_failure: Floats, queue_failure: Floats) -> Floats:
+    """Probability that a try succeeds, never below 1 % so that costs stay finite."""
+    ratio: Floats = np.maximum((1.0 - pair_failure) * (1.0 - queue_failure), 0.01)
+    return ratio
+
+
+def _probability(failed: float, tries: float) -> float:
+    return (PRIOR_FAILED + float(failed)) / (PRIOR_TRIES + float(tries))

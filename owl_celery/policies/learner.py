@@ -1,0 +1,167 @@
+"""The learning side: outcomes become beliefs about service times, speeds, failures and memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+
+from owl_celery.errors import StateError
+from owl_celery.fleet import Fleet
+from owl_celery.policies.beliefs import Beliefs, usable_size
+from owl_celery.policies.cells import Cells
+from owl_celery.policies.estimates import ServiceTimes
+from owl_celery.policies.failures import FailureRates
+from owl_celery.policies.speeds import SpeedFactors
+from owl_celery.types import Outcome, TryState
+
+MAX_SECONDS: Final = 10.0 * 365 * 86_400
+"""Ten years: no try takes longer."""
+
+MIN_SECONDS: Final = 1e-4
+"""Below this a clock measures itself."""
+
+KNOWN_COUNT: Final = 5.0
+"""Samples from which on a pair's mean is good enough to judge single GPUs by."""
+
+MEAN_MEMORY: Final = 500
+
+
+class Learner:
+    """Learns from outcomes and keeps ``beliefs`` up to date.
+
+    Parameters
+    ----------
+    max_types
+        Task types kept; the one seen longest ago is forgotten first.
+
+    Attributes
+    ----------
+    beliefs
+        What is believed now; the same object all the time.
+    refused_count
+        Outcomes refused because a number in them made no sense.
+    mean_seconds
+        Mean service time over recent tries of all types, 1 before the first.
+
+    """
+
+    def __init__(self, max_types: int) -> None:
+        self.beliefs = Beliefs()
+        self.refused_count = 0
+        self.mean_seconds = 1.0
+        self.cells = Cells((*ServiceTimes.matrices, *FailureRates.matrices), max_types)
+        self.service_times = ServiceTimes(self.cells)
+        self.speeds = SpeedFactors()
+        self.failures = FailureRates(self.cells)
+        self._free_bytes: dict[str, float] = {}
+        self._publish()
+
+    def learn_one(self, outcome: Outcome, now: float) -> None:
+        """Learn from one outcome; a revoked try teaches nothing, one that makes no sense counts."""
+        if outcome.state is TryState.REVOKED:
+            return
+        column = self.cells.column(outcome.gpu_model) if _is_sane(outcome) else None
+        if column is None:
+            self.refused_count += 1
+            return
+        is_new = outcome.task_type not in self.cells.types or self._is_behind()
+        row = self.cells.row(outcome.task_type)
+        if is_new:
+            self.service_times.refresh(row)
+        self.failures.learn_one(
+            row, column, outcome.queue, outcome.state.failed, outcome.out_of_memory
+        )
+        if outcome.state.succeeded:
+            self._learn_success(outcome, row, column, now)
+        elif outcome.out_of_memory and outcome.queue in self._free_bytes:
+            self.failures.learn_shortage(row, column, self._free_bytes[outcome.queue])
+        self._publish()
+
+    def _learn_success(self, outcome: Outcome, row: int, column: int, now: float) -> None:
+        times, speeds = self.service_times, self.speeds
+        duration = max(outcome.service_seconds, MIN_SECONDS)
+        self.mean_seconds += (duration - self.mean_seconds) / min(times.completed + 1, MEAN_MEMORY)
+        seconds = duration / usable_size(outcome.size)
+        is_known = self.cells["count"][row, column] >= KNOWN_COUNT
+        if is_known:
+            ratio = seconds / float(self.cells["mean"][row, column])
+            speeds.learn_one(outcome.queue, outcome.gpu_model, ratio, self.mean_seconds, now)
+        factor = speeds.factor(outcome.queue)
+        # One odd GPU must not teach its model; when most are odd it is the model that changed.
+        if factor == 1.0 or not is_known:
+            times.learn_one(row, column, seconds / factor)
+        elif speeds.is_most_of_model(outcome.gpu_model):
+            times.learn_one(row, column, seconds)
+        if outcome.peak_memory_bytes is not None and outcome.peak_memory_bytes > 0:
+            self.failures.learn_peak(row, column, outcome.peak_memory_bytes)
+
+    def tick(self, fleet: Fleet, now: float) -> None:
+        """Let what is not confirmed fade, and note how much memory is free."""
+        known = np.flatnonzero(np.isfinite(fleet.free_memory_bytes)).tolist()
+        self._free_bytes = {fleet.names[r]: float(fleet.free_memory_bytes[r]) for r in known}
+        self.speeds.relax(self.mean_seconds, now)
+        self.failures.fade(self.mean_seconds, now)
+        self._publish()
+
+    def _is_behind(self) -> bool:
+        return len(self.beliefs.models) != self.beliefs.service.shape[1] - 1
+
+    def _publish(self) -> None:
+        beliefs, cells = self.beliefs, self.cells
+        beliefs.types, beliefs.models = cells.types, cells.models
+        beliefs.service, beliefs.count = cells["service"], cells["count"]
+        beliefs.failure, beliefs.needed = cells["failure"], cells["needed"]
+        beliefs.completed = self.service_times.completed
+        version = self.speeds.version + self.failures.version
+        if version != beliefs.version:
+            beliefs.speeds, beliefs.failing = self.speeds.factors(), self.failures.queues()
+            beliefs.version = version
+
+    def state(self) -> dict[str, Any]:
+        """Everything learned, exactly, as JSON values."""
+        return {
+            "cells": self.cells.state(),
+            "service_times": self.service_times.state(),
+            "speeds": self.speeds.state(),
+            "failures": self.failures.state(),
+            "refused_count": self.refused_count,
+            "mean_seconds": self.mean_seconds,
+            "free_bytes": self._free_bytes,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from ``state()``.
+
+        Raises
+        ------
+        StateError
+            When it is damaged; nothing is changed then.
+
+        """
+        fresh = Learner(self.cells.max_types)
+        try:
+            fresh.cells.restore(state["cells"])
+            fresh.service_times.restore(state["service_times"])
+            fresh.speeds.restore(state["speeds"])
+            fresh.failures.restore(state["failures"])
+            fresh.refused_count = int(state["refused_count"])
+            fresh.mean_seconds = float(state["mean_seconds"])
+            fresh._free_bytes = {str(k): float(v) for k, v in state["free_bytes"].items()}
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise StateError("The saved policy state lacks a part.") from error
+        fresh.beliefs.version = -1
+        fresh._publish()
+        self.__dict__.update(fresh.__dict__)
+
+
+def _is_sane(outcome: Outcome) -> bool:
+    seconds, size = outcome.service_seconds, outcome.size
+    return (
+        math.isfinite(seconds)
+        and 0.0 <= seconds <= MAX_SECONDS
+        and math.isfinite(size)
+        and size > 0.0
+    )
