@@ -1,1 +1,42 @@
+"""How much waits in the queues of a broker, and how to move it."""
 
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from owl_celery.brokers.base import BlindBroker, Broker
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+TIMEOUT_SECONDS: Final = 1.0
+
+
+def open_broker(app: Celery) -> Broker:
+    """Choose by the application's broker address how to look into its queues; connects later.
+
+    Redis (Sentinel and TLS too) and RabbitMQ are known; anything else is not looked into.
+
+    Parameters
+    ----------
+    app
+        The Celery application.
+
+    """
+    driver = app.connection_for_read().transport_cls
+    name = driver if isinstance(driver, str) else getattr(driver, "driver_type", "")
+    if name in ("redis", "rediss", "sentinel"):
+        from owl_celery.brokers.redis import RedisBroker
+
+        # The transport waits for ever by default, and the controller must not.
+        options = {"socket_timeout": TIMEOUT_SECONDS, "socket_connect_timeout": TIMEOUT_SECONDS}
+        return RedisBroker(partial(app.connection_for_read, transport_options=options))
+    if name in ("amqp", "amqps", "pyamqp", "py-amqp", "memory"):
+        from owl_celery.brokers.amqp import AmqpBroker
+
+        options = {"read_timeout": TIMEOUT_SECONDS, "write_timeout": TIMEOUT_SECONDS}
+        if name != "memory":
+            options["confirm_publish"] = True
+        return AmqpBroker(partial(app.connection_for_write, transport_options=options))
+    return BlindBroker()

@@ -1,0 +1,113 @@
+"""Queues of RabbitMQ, and of any transport of kombu that can count and fetch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+from kombu import Connection, Producer
+
+from owl_celery.errors import BrokerError
+
+REBUILT_PROPERTIES: Final = {
+    "application_headers",
+    "body_encoding",
+    "content_encoding",
+    "content_type",
+    "delivery_info",
+    "delivery_tag",
+    "headers",
+}
+"""Properties of a fetched message that publishing makes anew."""
+
+
+class AmqpBroker:
+    """Looks into queues by passive declarations.
+
+    Parameters
+    ----------
+    connect
+        Makes an unconnected connection of the application.
+
+    """
+
+    def __init__(self, connect: Callable[[], Connection]) -> None:
+        self._connect = connect
+        self._connection: Any = None
+        self._channel: Any = None
+
+    def depths(self, queues: Sequence[str]) -> dict[str, int]:
+        """Count the messages that wait in each queue, one round trip a queue; 0 for a missing one."""
+        counted = {}
+        for queue in queues:
+            with self._open() as channel:
+                try:
+                    counted[queue] = int(channel.queue_declare(queue, passive=True).message_count)
+                except self._connection.channel_errors:
+                    counted[queue] = 0
+                    self._channel = None  # A refused declaration closes the channel.
+        return counted
+
+    def move_all(self, source: str, destination: str) -> int:
+        """Move what waits in one queue behind what waits in another, oldest first; count it.
+
+        A message is acknowledged once the broker has confirmed its copy: a crash in between
+        leaves it in both queues.
+        """
+        if source == destination:
+            return 0
+        moved = 0
+        # No more than is there now: it ends even if publishers keep up with it.
+        left = self.depths([source])[source]
+        with self._open() as channel:
+            # RabbitMQ confirms and drops what it cannot route: the queue must exist.
+            channel.queue_declare(destination, passive=True)
+            producer = Producer(channel)
+            while moved < left and (fetched := channel.basic_get(source)) is not None:
+                message = channel.message_to_python(fetched)
+                properties = {
+                    name: value
+                    for name, value in message.properties.items()
+                    if name not in REBUILT_PROPERTIES
+                }
+                producer.publish(
+                    message.body,
+                    routing_key=destination,
+                    exchange="",
+                    content_type=message.content_type,
+                    content_encoding=message.content_encoding,
+                    headers=message.headers,
+                    **properties,
+                )
+                message.ack()
+                moved += 1
+        return moved
+
+    def close(self) -> None:
+        """Close the connection; the next use opens another."""
+        connection, self._connection = self._connection, None
+        self._channel = None
+        if connection is not None:
+            connection.release()
+
+    @contextmanager
+    def _open(self) -> Iterator[Any]:
+        try:
+            if self._connection is None:
+                self._connection = self._connect()
+            if self._channel is None:
+                self._channel = self._connection.channel()
+            yield self._channel
+        except Exception as error:
+            # Whatever the transport raises: the next use starts from a new connection.
+            self._drop()
+            raise BrokerError(
+                f"The broker does not answer ({type(error).__name__}: {error})."
+            ) from error
+
+    def _drop(self) -> None:
+        try:
+            self.close()
+        except Exception:
+            self._connection = None  # It was broken already.

@@ -1,0 +1,103 @@
+"""Read starts and outcomes from the stream; what comes from there is not trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from owl_celery.redis_state import RedisState
+from owl_celery.sanity import sane
+from owl_celery.types import Outcome, TryState
+from owl_celery.wire import Started, decode_event
+
+
+class Entry(NamedTuple):
+    """One entry of the stream.
+
+    Parameters
+    ----------
+    cursor
+        Its stream id.
+    at
+        Redis clock when it was added, Unix seconds.
+    event
+        What it says; None when it makes no sense.
+
+    """
+
+    cursor: str
+    at: float
+    event: Started | Outcome | None
+
+
+def read_events(state: RedisState, cursor: str, limit: int) -> list[Entry]:
+    """Read at most ``limit`` entries after ``cursor``, oldest first.
+
+    Raises
+    ------
+    redis.RedisError
+        When Redis does not answer.
+
+    """
+    # The client replies with text throughout, which its types do not say.
+    reply: Any = state.client.xread({state.keys.events: cursor}, count=limit)
+    return entries_of(reply[0][1]) if reply else []
+
+
+def read_last_events(state: RedisState, limit: int) -> list[Entry]:
+    """Read the newest ``limit`` entries, oldest first.
+
+    Raises
+    ------
+    redis.RedisError
+        When Redis does not answer.
+
+    """
+    reply: Any = state.client.xrevrange(state.keys.events, count=limit)
+    return entries_of(reply[::-1])
+
+
+def entries_of(reply: Sequence[tuple[str, dict[str, str] | None]]) -> list[Entry]:
+    """Decode what Redis replied, entry by entry."""
+    entries = []
+    for cursor, body in reply:
+        text = (body or {}).get("e", "")
+        event = checked(decode_event(text))
+        entries.append(Entry(cursor, int(cursor.partition("-")[0]) / 1000.0, event))
+    return entries
+
+
+def checked(event: Started | Outcome | None) -> Started | Outcome | None:
+    """The event with its names cut to 255 characters; None when a value is absurd.
+
+    Examples
+    --------
+    >>> checked(Started("t", "d", 0, "train", "gpu.a.0", "gpu0@a", "V100", 1.5)) is None
+    False
+    >>> checked(Started("t", "d", 0, "train", "gpu.a.0", "gpu0@a", "V100", -1.5)) is None
+    True
+
+    """
+    if isinstance(event, Outcome):
+        return sane(event)
+    # A start has the names, and by and large the numbers, of an outcome.
+    if event is None or sane(_as_outcome(event)) is None:
+        return None
+    return event
+
+
+def _as_outcome(event: Started) -> Outcome:
+    return Outcome(
+        task_id=event.task_id,
+        decision_id=event.decision_id,
+        attempt=event.attempt,
+        task_type=event.task_type,
+        size=1.0,
+        queue=event.queue,
+        worker_id=event.worker_id,
+        gpu_model=event.gpu_model,
+        state=TryState.SUCCESS,
+        service_seconds=0.0,
+        finished_at=0.0,
+        predicted_seconds=event.service_seconds,
+    )

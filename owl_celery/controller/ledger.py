@@ -1,0 +1,264 @@
+"""The load of every queue: what waits, what runs, and which queues are there at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from owl_celery.controller.running import Running, RunningTasks
+from owl_celery.controller.waiting import Waiting
+from owl_celery.fleet import Fleet
+from owl_celery.types import Outcome
+from owl_celery.wire import Heartbeat, Started
+
+UNKNOWN_SECONDS: Final = 1.0
+SHORTEST_SECONDS: Final = 1e-3
+WEDGED_SECONDS: Final = 15.0
+IDLE_SECONDS: Final = 5.0
+NEWER_BY_SECONDS: Final = 0.2
+SILENT_SHARE: Final = 0.2
+
+
+class Beat(NamedTuple):
+    """A heartbeat, and when it expires by the ledger's clock."""
+
+    heartbeat: Heartbeat
+    expires_at: float
+
+
+@dataclass(slots=True)
+class Load:
+    """Load of every queue; item ``i`` of every list is one queue.
+
+    Parameters
+    ----------
+    names, gpu_models, concurrency
+        As in ``FleetRecord``; sorted by name.
+    waiting_count, waiting_seconds, free_memory_bytes
+        As in ``View``.
+    running
+        ``(row, predicted seconds, start by the ledger's clock)`` of each running task.
+    closed
+        Rows that take no work.
+
+    """
+
+    names: list[str] = field(default_factory=list)
+    gpu_models: list[str] = field(default_factory=list)
+    concurrency: list[int] = field(default_factory=list)
+    waiting_count: list[int] = field(default_factory=list)
+    waiting_seconds: list[float] = field(default_factory=list)
+    running: list[tuple[int, float, float]] = field(default_factory=list)
+    closed: list[int] = field(default_factory=list)
+    free_memory_bytes: list[int | None] = field(default_factory=list)
+
+    def fleet(self) -> Fleet:
+        """The same as columns; what runs is dated by the ledger's clock."""
+        fleet = Fleet(self.names, self.gpu_models, self.concurrency)
+        fleet.waiting_count[:] = self.waiting_count
+        fleet.waiting_seconds[:] = self.waiting_seconds
+        for row, free in enumerate(self.free_memory_bytes):
+            if free is not None:
+                fleet.free_memory_bytes[row] = free
+        fleet.is_open[self.closed] = False
+        slots = [0] * len(self.names)
+        for row, seconds, since in self.running:
+            fleet.running_seconds[row, slots[row]] = seconds
+            fleet.running_since[row, slots[row]] = since
+            slots[row] += 1
+        return fleet
+
+
+@dataclass(slots=True)
+class _Queue:
+    """A queue that live workers name, and the workers."""
+
+    nodes: list[str]
+    gpu_model: str
+    waiting: Waiting | None = None
+    touched_at: float = 0.0
+    free_memory_bytes: int | None = None
+
+
+class LoadLedger:
+    """Keeps account of the load from what producers, workers and the broker say.
+
+    Nothing here is a bare counter: waiting work goes by the true depth of each queue, running
+    work by the heartbeats of its worker, so that an idle fleet shows exactly 0 whatever was lost.
+    Pure: no I/O; times are of one clock of the caller that never goes back.
+
+    Parameters
+    ----------
+    beat_ttl_seconds
+        How long a heartbeat counts.
+    predict
+        Service time of ``(task type, GPU model)`` for tries that carry no prediction; None when
+        unknown.
+
+    """
+
+    def __init__(
+        self,
+        beat_ttl_seconds: float = 5.0,
+        predict: Callable[[str, str], float | None] | None = None,
+    ) -> None:
+        self._ttl = beat_ttl_seconds
+        self._predict = predict
+        self._beats: dict[str, Beat] = {}
+        self._queues: dict[str, _Queue] = {}
+        self._running = RunningTasks()
+        self._served: dict[str, float] = {}
+        self._loaded_at: float | None = None
+
+    @property
+    def queue_names(self) -> list[str]:
+        """Queues that live workers name, sorted."""
+        return sorted(self._queues)
+
+    def hear(self, beats: Iterable[Beat], now: float) -> None:
+        """Take in the heartbeats of all workers, as read at ``now``."""
+        for beat in beats:
+            node = beat.heartbeat.node
+            before = self._beats.get(node)
+            is_newer = (
+                before is None
+                or beat.heartbeat != before.heartbeat
+                or beat.expires_at > before.expires_at + NEWER_BY_SECONDS
+            )
+            if is_newer:
+                self._beats[node] = beat
+                sent_at = beat.expires_at - self._ttl
+                self._running.reconcile(node, set(beat.heartbeat.active), sent_at)
+        self._running.forget_orphans(self._beats.keys(), now)
+        self.expire(now)
+
+    def expire(self, now: float) -> None:
+        """Drop the workers whose heartbeat has expired, and the queues that nobody serves."""
+        for node in [n for n, beat in self._beats.items() if beat.expires_at <= now]:
+            del self._beats[node]
+            self._running.forget_node(node)
+        nodes: dict[str, list[str]] = {}
+        for node in sorted(self._beats):
+            queue = self._beats[node].heartbeat.queue
+            if queue:
+                nodes.setdefault(queue, []).append(node)
+        for name in self._queues.keys() - nodes.keys():
+            del self._queues[name]
+        for name, serving in nodes.items():
+            beats = [self._beats[node].heartbeat for node in serving]
+            queue_ = self._queues.get(name)
+            if queue_ is None:
+                queue_ = self._queues[name] = _Queue([], "", touched_at=now)
+            queue_.nodes, queue_.gpu_model = serving, beats[0].gpu_model
+            # While our own tasks run, what is free says nothing of the idle GPU.
+            if not any(beat.active for beat in beats):
+                queue_.free_memory_bytes = beats[0].memory_free_bytes
+
+    def start(self, event: Started, at: float) -> None:
+        """Note that a try began at ``at``."""
+        key = f"{event.task_id}:{event.decision_id}:{event.attempt}"
+        seconds = event.service_seconds
+        if seconds is None and self._predict is not None:
+            seconds = self._predict(event.task_type, event.gpu_model)
+        task = Running(event.task_id, key, event.worker_id, seconds, at)
+        if self._running.start(task):
+            self._leave(event.queue, seconds, at)
+
+    def end(self, outcome: Outcome, at: float) -> None:
+        """Note that a try ended at ``at``, or was never begun."""
+        if outcome.state.succeeded:
+            mean = self._served.get(outcome.gpu_model, outcome.service_seconds)
+            self._served[outcome.gpu_model] = mean + 0.05 * (outcome.service_seconds - mean)
+        if self._running.end(outcome.worker_id, outcome.task_id, outcome.key, at):
+            self._leave(outcome.queue, outcome.predicted_seconds, at)
+
+    def count(
+        self,
+        assigned_count: Mapping[str, int],
+        assigned_seconds: Mapping[str, float],
+        depths: Mapping[str, int],
+        now: float,
+    ) -> None:
+        """Bring what waits up to date.
+
+        Parameters
+        ----------
+        assigned_count, assigned_seconds
+            Tasks and predicted seconds ever sent, by queue.
+        depths
+            Tasks that wait, by queue; a queue that is missing has an unknown depth.
+        now
+            When they were read.
+
+        """
+        elapsed = 0.0 if self._loaded_at is None else max(now - self._loaded_at, 0.0)
+        self._loaded_at = now
+        for name, queue in self._queues.items():
+            total = assigned_count.get(name, 0), assigned_seconds.get(name, 0.0)
+            if queue.waiting is None:
+                queue.waiting = Waiting(*total)
+            elif queue.waiting.assigned(*total):
+                queue.touched_at = now
+            otherwise = self._mean_served(queue.gpu_model)
+            if name in depths:
+                queue.waiting.correct(max(depths[name], 0), elapsed, otherwise)
+            elif self._is_idle(queue, now):
+                queue.waiting.clear()
+            else:
+                queue.waiting.guess(otherwise)
+
+    def load(self, now: float) -> Load:
+        """The load of every queue as it stands."""
+        load = Load()
+        for row, name in enumerate(self.queue_names):
+            queue = self._queues[name]
+            beats = [self._beats[node] for node in queue.nodes]
+            taking = [beat for beat in beats if self._takes_work(beat, now)]
+            concurrency = sum(beat.heartbeat.concurrency for beat in taking or beats)
+            waiting = queue.waiting
+            mean = self._mean_served(queue.gpu_model)
+            if waiting is not None:
+                mean = waiting.mean_seconds(mean)
+            held = sorted(
+                (task.since, max(mean if task.seconds is None else task.seconds, SHORTEST_SECONDS))
+                for node in queue.nodes
+                for task in self._running.on(node)
+            )
+            # What a worker holds beyond its slots waits inside the worker.
+            extra = [seconds for _, seconds in held[concurrency:]]
+            load.names.append(name)
+            load.gpu_models.append(queue.gpu_model)
+            load.concurrency.append(concurrency)
+            load.running += [(row, seconds, since) for since, seconds in held[:concurrency]]
+            load.waiting_count.append((waiting.count if waiting else 0) + len(extra))
+            load.waiting_seconds.append((waiting.seconds if waiting else 0.0) + sum(extra))
+            load.free_memory_bytes.append(queue.free_memory_bytes)
+            if not taking:
+                load.closed.append(row)
+        return load
+
+    def _takes_work(self, beat: Beat, now: float) -> bool:
+        """Whether a worker takes new tasks, as far as its heartbeat tells."""
+        heartbeat = beat.heartbeat
+        # A pool without processes blocks the event loop while a task runs: that is not wedged.
+        is_wedged = heartbeat.tick_age_seconds > WEDGED_SECONDS and not heartbeat.active
+        is_silent = beat.expires_at - now < SILENT_SHARE * self._ttl
+        return not (heartbeat.draining or is_wedged or is_silent)
+
+    def _is_idle(self, queue: _Queue, now: float) -> bool:
+        """Whether the workers of a queue have had nothing to do for a while."""
+        is_busy = any(
+            self._beats[node].heartbeat.active or self._running.on(node) for node in queue.nodes
+        )
+        return not is_busy and now - queue.touched_at > IDLE_SECONDS
+
+    def _leave(self, name: str, seconds: float | None, at: float) -> None:
+        queue = self._queues.get(name)
+        if queue is not None and queue.waiting is not None:
+            queue.waiting.left(seconds)
+            queue.touched_at = at
+
+    def _mean_served(self, gpu_model: str) -> float:
+        mean = self._served.get(gpu_model, 0.0)
+        return mean if mean > 0.0 else UNKNOWN_SECONDS

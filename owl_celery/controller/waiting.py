@@ -1,0 +1,101 @@
+"""Seconds of predicted work that wait in one queue, put right by the queue's true depth."""
+
+from __future__ import annotations
+
+from typing import Final
+
+RELAX_SECONDS: Final = 2.0
+MEAN_OVER_TASKS: Final = 50
+MAX_DEVIATION: Final = 20.0
+
+
+class Waiting:
+    """What waits in one queue.
+
+    Producers say how many tasks and seconds they ever sent there, workers say which tasks they
+    took out, and the broker says how many wait. A task is in the queue a little before its
+    producer has reported it, so the sums are not forced to the depth at once: what is reported is
+    always ``depth`` times the mean of the sums, while the sums themselves follow the depth within
+    seconds. Nothing can leak: an empty queue holds exactly 0 seconds.
+
+    Parameters
+    ----------
+    count, seconds
+        Cumulative assignments when this queue was first seen.
+
+    Examples
+    --------
+    >>> waiting = Waiting(0, 0.0)
+    >>> waiting.assigned(2, 11.0)
+    True
+    >>> waiting.left(1.0)
+    >>> waiting.correct(depth=1, elapsed_seconds=0.03, otherwise=1.0)
+    >>> waiting.count, waiting.seconds
+    (1, 10.0)
+
+    """
+
+    def __init__(self, count: int, seconds: float) -> None:
+        self.count = 0
+        self.seconds = 0.0
+        self._told_count = count
+        self._told_seconds = seconds
+        self._mean = seconds / count if count > 0 else 0.0
+        self._sum_count = 0.0
+        self._sum_seconds = 0.0
+
+    def mean_seconds(self, otherwise: float) -> float:
+        """Mean predicted seconds of the tasks sent here lately."""
+        return self._mean if self._mean > 0.0 else otherwise
+
+    def assigned(self, count: int, seconds: float) -> bool:
+        """Note the cumulative assignments as they stand; say whether there are new ones."""
+        new_count, new_seconds = count - self._told_count, seconds - self._told_seconds
+        self._told_count, self._told_seconds = count, seconds
+        # A counter that went back has been reset: Redis has lost its data.
+        if new_count <= 0 or new_seconds < 0.0:
+            return False
+        step = min(new_count / MEAN_OVER_TASKS, 1.0) if self._mean > 0.0 else 1.0
+        self._mean += step * (new_seconds / new_count - self._mean)
+        self._sum_count += new_count
+        self._sum_seconds += new_seconds
+        return True
+
+    def left(self, seconds: float | None) -> None:
+        """Note that a task has left, to run or unrun; ``seconds`` as predicted, None if unknown."""
+        if seconds is None:
+            seconds = self._sum_seconds / self._sum_count if self._sum_count >= 1.0 else 0.0
+        self._sum_count -= 1.0
+        self._sum_seconds -= seconds
+
+    def correct(self, depth: int, elapsed_seconds: float, otherwise: float) -> None:
+        """Go by the true depth, ``elapsed_seconds`` after the last time.
+
+        Parameters
+        ----------
+        depth
+            Tasks that wait, >= 0.
+        elapsed_seconds
+            Since the last correction, >= 0.
+        otherwise
+            Predicted seconds of a task where nothing is known of what was sent here.
+
+        """
+        mean = self.mean_seconds(otherwise)
+        each = self._sum_seconds / self._sum_count if self._sum_count >= 0.5 else mean
+        if not mean / MAX_DEVIATION <= each <= mean * MAX_DEVIATION:
+            each = mean
+        self.count, self.seconds = depth, depth * each
+        share = min(elapsed_seconds / RELAX_SECONDS, 1.0)
+        self._sum_count += share * (depth - self._sum_count)
+        self._sum_seconds += share * (depth * each - self._sum_seconds)
+
+    def guess(self, otherwise: float) -> None:
+        """Go by the sums alone, where the broker cannot tell the depth."""
+        depth = max(round(self._sum_count), 0)
+        self.correct(depth, 0.0, otherwise)
+
+    def clear(self) -> None:
+        """Forget what waits: the queue is known to be empty."""
+        self.count, self.seconds = 0, 0.0
+        self._sum_count = self._sum_seconds = 0.0
