@@ -52,6 +52,11 @@ class Arrivals:
         share = np.bincount(self.types, self.sizes, minlength=count)
         return share / float(share.sum())
 
+    def with_models(self, names: Sequence[str]) -> Arrivals:
+        """The same tasks, each in need of the model of its type."""
+        models = [names[kind] for kind in self.types]
+        return Arrivals(self.times, self.types, self.sizes, models)
+
     def stretched(self, factor: float) -> Arrivals:
         """The same tasks with all times multiplied."""
         return Arrivals(self.times * factor, self.types, self.sizes, self.models)
