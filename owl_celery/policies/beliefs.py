@@ -180,7 +180,8 @@ class Layout:
     def sample_count(self, task: TaskView) -> Floats:
         """Samples behind the service time on each queue, shape (N,)."""
         beliefs = self._beliefs
-        return beliefs.count[beliefs.types.get(task.task_type, 0)].take(self.columns)
+        counts: Floats = beliefs.count[beliefs.types.get(task.task_type, 0)].take(self.columns)
+        return counts
 
     def success_ratio(self, task: TaskView) -> Floats:
         """Probability that the task succeeds on each queue, at least 0.01, shape (N,)."""

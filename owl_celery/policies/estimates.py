@@ -102,6 +102,7 @@ class ServiceTimes:
         type_mean = self._type_mean
         type_effect = np.full(weights.shape[0], type_mean)
         if seen.any():
+            type_mean = float((weights * logs).sum() / weights.sum())
             for _ in range(SWEEPS):
                 pull = (weights * (logs - model_effect)).sum(axis=1)
                 type_effect = (pull + TYPE_RIDGE * type_mean) / (by_type + TYPE_RIDGE)

@@ -2,13 +2,15 @@
 
 A failure may be the fault of the pair (this model cannot do this type) or of the single GPU (it is
 broken and crashes whatever it gets). Each failed try is shared out between the two in proportion
-to how likely either is held to be, so that healthy GPUs of a model clear it of a broken one.
+to how likely either is held to be, so that healthy GPUs of a model clear it of a broken one. An
+unbroken run of failures speaks for itself however good the past was: hardware breaks, code changes.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -37,6 +39,34 @@ MEMORY_MARGIN: Final = 1.05
 MAX_QUEUES: Final = 10_000
 
 
+@dataclass(slots=True)
+class _Tries:
+    """Recent tries, those that failed, and those that failed since the last success."""
+
+    failed: float = 0.0
+    tries: float = 0.0
+    streak: float = 0.0
+
+    def probability(self) -> float:
+        return max(
+            (PRIOR_FAILED + self.failed) / (PRIOR_TRIES + self.tries),
+            (PRIOR_FAILED + self.streak) / (PRIOR_TRIES + self.streak),
+        )
+
+    def add(self, share: float, failed: bool) -> None:
+        self.failed += share
+        self.tries += 1.0
+        self.streak = self.streak + share if failed else 0.0
+        if self.tries > MEMORY:
+            self.failed *= MEMORY / self.tries
+            self.tries = MEMORY
+
+    def fade(self, kept: float) -> None:
+        self.failed *= kept
+        self.tries *= kept
+        self.streak *= kept
+
+
 class FailureRates:
     """Failure probabilities and memory requirements.
 
@@ -52,12 +82,21 @@ class FailureRates:
 
     """
 
-    matrices: Final = ("failed", "tries", "failure", "peak", "peak_before", "peak_count", "needed")
+    matrices: Final = (
+        "failed",
+        "tries",
+        "streak",
+        "failure",
+        "peak",
+        "peak_before",
+        "peak_count",
+        "needed",
+    )
 
     def __init__(self, cells: Cells) -> None:
         self._cells = cells
         self.version = 0
-        self._queues: dict[str, list[float]] = {}
+        self._queues: dict[str, _Tries] = {}
         self._faded_at: float | None = None
 
     def learn_one(
@@ -65,37 +104,29 @@ class FailureRates:
     ) -> None:
         """Learn how one try ended."""
         cells = self._cells
-        pair_failed, pair_tries = cells["failed"], cells["tries"]
+        of_pair = _Tries(
+            *(float(cells[name][row, column]) for name in ("failed", "tries", "streak"))
+        )
         of_queue = self._queues.pop(queue, None)
         if of_queue is None:
             if len(self._queues) >= MAX_QUEUES:
                 del self._queues[next(iter(self._queues))]
                 self.version += 1
-            of_queue = [0.0, 0.0]
+            of_queue = _Tries()
         self._queues[queue] = of_queue
         pair_share = queue_share = 0.0
         if failed:
-            pair = _probability(pair_failed[row, column], pair_tries[row, column])
-            own = _probability(*of_queue)
+            pair, own = of_pair.probability(), of_queue.probability()
             pair_share = 1.0 if out_of_memory else pair / (pair + own)
             queue_share = 1.0 - pair_share
-        if failed or of_queue[0] > 0.0:
+        if failed or of_queue.failed > 0.0:
             self.version += 1
-        of_queue[0] += queue_share
-        of_queue[1] += 1.0
-        if of_queue[1] > MEMORY:
-            of_queue[0] *= MEMORY / of_queue[1]
-            of_queue[1] = MEMORY
-        pair_failed[row, column] += pair_share
-        pair_tries[row, column] += 1.0
-        if pair_tries[row, column] > MEMORY:
-            pair_failed[row, column] *= MEMORY / pair_tries[row, column]
-            pair_tries[row, column] = MEMORY
-        cells["failure"][row, column] = (
-            _probability(pair_failed[row, column], pair_tries[row, column])
-            if pair_failed[row, column] > 0.0
-            else 0.0
-        )
+        of_queue.add(queue_share, failed)
+        of_pair.add(pair_share, failed)
+        cells["failed"][row, column] = of_pair.failed
+        cells["tries"][row, column] = of_pair.tries
+        cells["streak"][row, column] = of_pair.streak
+        cells["failure"][row, column] = of_pair.probability() if of_pair.failed > 0.0 else 0.0
 
     def learn_peak(self, row: int, column: int, peak_bytes: int) -> None:
         """Learn the peak memory of a try that did not run out of it."""
@@ -116,9 +147,7 @@ class FailureRates:
     def queues(self) -> dict[str, float]:
         """Failure probability of each queue that has failed."""
         return {
-            name: _probability(failed, tries)
-            for name, (failed, tries) in self._queues.items()
-            if failed > 1e-3
+            name: tries.probability() for name, tries in self._queues.items() if tries.failed > 1e-3
         }
 
     def fade(self, mean_seconds: float, now: float) -> None:
@@ -129,27 +158,31 @@ class FailureRates:
         if kept == 1.0:
             return
         cells = self._cells
-        failed, tries = cells["failed"], cells["tries"]
+        failed, tries, streak = cells["failed"], cells["tries"], cells["streak"]
         suspected = failed > 0.0
         if suspected.any():
-            failed[suspected] *= kept
-            tries[suspected] *= kept
-            cells["failure"][:] = np.where(
-                suspected, (PRIOR_FAILED + failed) / (PRIOR_TRIES + tries), 0.0
+            for matrix in (failed, tries, streak):
+                matrix[suspected] *= kept
+            probability = np.maximum(
+                (PRIOR_FAILED + failed) / (PRIOR_TRIES + tries),
+                (PRIOR_FAILED + streak) / (PRIOR_TRIES + streak),
             )
+            cells["failure"][:] = np.where(suspected, probability, 0.0)
             # What is known only from a shortage is doubted as soon as the pair is.
             doubted = (cells["peak"] == 0.0) & (cells["failure"] < 0.5)
             cells["needed"][doubted] = 0.0
         for of_queue in self._queues.values():
-            if of_queue[0] > 0.0:
-                of_queue[0] *= kept
-                of_queue[1] *= kept
+            if of_queue.failed > 0.0:
+                of_queue.fade(kept)
                 self.version += 1
 
     def state(self) -> dict[str, Any]:
         """What is not in the cells."""
         return {
-            "queues": {name: list(of_queue) for name, of_queue in self._queues.items()},
+            "queues": {
+                name: [of_queue.failed, of_queue.tries, of_queue.streak]
+                for name, of_queue in self._queues.items()
+            },
             "faded_at": self._faded_at,
         }
 
@@ -164,8 +197,8 @@ class FailureRates:
         """
         try:
             queues = {
-                str(name): [float(failed), float(tries)]
-                for name, (failed, tries) in state["queues"].items()
+                str(name): _Tries(float(failed), float(tries), float(streak))
+                for name, (failed, tries, streak) in state["queues"].items()
             }
             faded_at = None if state["faded_at"] is None else float(state["faded_at"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -178,7 +211,3 @@ def success_ratio(pair_failure: Floats, queue_failure: Floats) -> Floats:
     """Probability that a try succeeds, never below 1 % so that costs stay finite."""
     ratio: Floats = np.maximum((1.0 - pair_failure) * (1.0 - queue_failure), 0.01)
     return ratio
-
-
-def _probability(failed: float, tries: float) -> float:
-    return (PRIOR_FAILED + float(failed)) / (PRIOR_TRIES + float(tries))

@@ -85,7 +85,7 @@ class Learner:
         duration = max(outcome.service_seconds, MIN_SECONDS)
         self.mean_seconds += (duration - self.mean_seconds) / min(times.completed + 1, MEAN_MEMORY)
         seconds = duration / usable_size(outcome.size)
-        is_known = self.cells["count"][row, column] >= KNOWN_COUNT
+        is_known = bool(self.cells["count"][row, column] >= KNOWN_COUNT)
         if is_known:
             ratio = seconds / float(self.cells["mean"][row, column])
             speeds.learn_one(outcome.queue, outcome.gpu_model, ratio, self.mean_seconds, now)
@@ -107,7 +107,8 @@ class Learner:
         self._publish()
 
     def _is_behind(self) -> bool:
-        return len(self.beliefs.models) != self.beliefs.service.shape[1] - 1
+        """Whether a GPU model has been given a column that has no predictions yet."""
+        return len(self.cells.models) + 1 != self.beliefs.service.shape[1]
 
     def _publish(self) -> None:
         beliefs, cells = self.beliefs, self.cells
