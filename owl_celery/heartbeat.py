@@ -1,0 +1,251 @@
+"""The worker bootstep behind heartbeats, claims and draining; runs in the worker's parent."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from types import FrameType
+from typing import Any, ClassVar, Final
+
+from celery import bootsteps
+from celery.worker import state as worker_state
+
+from owl_celery.brokers import open_broker
+from owl_celery.claims import Claims
+from owl_celery.draining import Draining
+from owl_celery.gpus import FakeGpus, GpuReader, NvmlReader, current_gpu, fake_gpu
+from owl_celery.pulse import Pulse
+from owl_celery.redis_state import RedisState
+from owl_celery.settings import Settings
+from owl_celery.wire import Heartbeat
+
+log = logging.getLogger(__name__)
+
+TICK_SECONDS: Final = 1.0
+MAX_CONCURRENCY: Final = 1024
+ORPHAN_SECONDS: Final = 10.0
+
+
+class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
+    """Says what this worker is and does; ``make_heartbeat_step`` gives it what it uses.
+
+    A worker with a GPU of its own is announced as closed until it consumes, so that no task waits
+    for one that fails to start. A plain worker is announced without a queue: never a candidate.
+    """
+
+    state: ClassVar[RedisState]
+    settings: ClassVar[Settings]
+    reader: ClassVar[GpuReader | None]
+
+    def __init__(self, parent: Any, **_: Any) -> None:
+        super().__init__(parent)
+        self._gpu = current_gpu()
+        self._worker = parent
+        self._active: tuple[str, ...] = ()
+        self._is_ready = False
+        self._is_closing = False
+        self._draining: Draining | None = None
+        self._is_drained = False
+        self._has_left_other_queues = False
+        self._last_tick = time.monotonic()
+        self._orphan_since: float | None = None
+        self._on_terminate: Callable[[int, FrameType | None], Any] | None = None
+
+    def include(self, parent: Any) -> bool:
+        """Start first and stop last: a worker that finishes its last task still lives."""
+        included = bool(super().include(parent))
+        parent.steps.remove(self)
+        parent.steps.insert(0, self)
+        return included
+
+    def create(self, parent: Any) -> None:
+        """Claim GPU and queue.
+
+        Raises
+        ------
+        ClaimedError
+            When another worker has one of them; nothing has started yet.
+
+        """
+        owner = self.settings.worker_owner or secrets.token_hex(8)
+        ttl = self.settings.heartbeat_ttl_seconds
+        claims = Claims(self.state, self._gpu.uuid, self._gpu.queue, parent.hostname, owner, ttl)
+        claims.take()
+        self._claims = claims
+        self._reader = self.reader or self._own_reader()
+        self._pulse = Pulse(
+            self.state,
+            self.settings,
+            self._describe,
+            claims,
+            self._reader,
+            self._gpu.uuid,
+            self._on_round,
+        )
+
+    def start(self, parent: Any) -> None:
+        """Begin to beat, and to drain on SIGTERM, in a worker with a queue of its own."""
+        if not parent.use_eventloop:
+            parent.timer.call_repeatedly(TICK_SECONDS, self._tick)
+        if self._gpu.queue:
+            self._pulse.start()
+            self._take_over_terminate()
+        elif not parent.use_eventloop:
+            self._pulse.start()
+
+    def register_with_event_loop(self, parent: Any, hub: Any) -> None:
+        """Follow the event loop; called again after a lost connection."""
+        hub.on_tick.add(self._tick)
+        # Wakes the loop while nothing happens, and runs on while the pool finishes its last tasks.
+        hub.timer.call_repeatedly(TICK_SECONDS, self._tick)
+        if self._pulse.ident is None:
+            # Not sooner in a plain worker: its pool forks, which no thread should see.
+            self._pulse.start()
+
+    def close(self, parent: Any) -> None:
+        """Announce the end: the worker consumes no more."""
+        self._is_closing = True
+        self._pulse.changed()
+
+    def stop(self, parent: Any) -> None:
+        """Take back heartbeat and claims; leave nothing in a queue that nobody serves."""
+        self._pulse.stop()
+        if self._gpu.queue:
+            (self._draining or self._make_draining()).leave()
+
+    def terminate(self, parent: Any) -> None:
+        """Do the same after a cold stop."""
+        self.stop(parent)
+
+    def _describe(self) -> Heartbeat:
+        return Heartbeat(
+            node=self._worker.hostname,
+            queue=self._gpu.queue,
+            gpu_model=self._gpu.model,
+            gpu_uuid=self._gpu.uuid,
+            concurrency=min(max(int(self._worker.concurrency or 1), 1), MAX_CONCURRENCY),
+            active=self._active,
+            draining=self._is_closing or self._draining is not None or not self._is_ready,
+            tick_age_seconds=round(time.monotonic() - self._last_tick, 3),
+            is_simulated=self._gpu.is_simulated,
+        )
+
+    def _tick(self) -> None:
+        """Look at the worker, in its event loop; some microseconds, since it runs at every turn."""
+        self._last_tick = time.monotonic()
+        if not self._gpu.queue:
+            self._is_ready = True
+            return
+        # Celery tells nobody in the parent that a task ended, but each end is a turn of the loop.
+        active = tuple(sorted(request.id for request in worker_state.reserved_requests))
+        if active != self._active or not self._is_ready:
+            self._active = active
+            self._is_ready = True
+            self._simulate_load()
+            self._pulse.changed()
+        if self._draining is not None and not self._has_left_other_queues:
+            self._has_left_other_queues = True
+            self._leave_other_queues()
+
+    def _own_reader(self) -> GpuReader | None:
+        gpu = self._gpu
+        if gpu.is_simulated:
+            return FakeGpus([replace(fake_gpu(0, gpu.model, host=""), uuid=gpu.uuid)])
+        return NvmlReader() if gpu.uuid else None
+
+    def _simulate_load(self) -> None:
+        """Let a virtual GPU look busy while its worker is."""
+        if self._gpu.is_simulated and isinstance(self._reader, FakeGpus):
+            ratio = min(len(self._active) / self._gpu.concurrency, 1.0)
+            readings = replace(self._reader.read(self._gpu.uuid), utilization_ratio=ratio)
+            self._reader.set_readings(self._gpu.uuid, readings)
+
+    def _take_over_terminate(self) -> None:
+        """Drain before the warm shutdown that SIGTERM means to Celery."""
+        if threading.current_thread() is threading.main_thread():
+            handler = signal.getsignal(signal.SIGTERM)
+            if callable(handler) and self.settings.drain_timeout_seconds > 0:
+                self._on_terminate = handler
+                signal.signal(signal.SIGTERM, self._terminate_requested)
+
+    def _terminate_requested(self, signum: int, frame: FrameType | None) -> None:
+        assert self._on_terminate is not None
+        if self._draining is None and self._is_ready and not self._is_closing:
+            self._draining = self._make_draining()
+            self._pulse.changed()
+        else:
+            # Drained, or asked for the second time.
+            self._on_terminate(signum, frame)
+
+    def _make_draining(self) -> Draining:
+        app = self._worker.app
+        return Draining(
+            open_broker(app),
+            self._gpu.queue,
+            app.conf.task_default_queue,
+            self.settings.drain_timeout_seconds,
+        )
+
+    def _leave_other_queues(self) -> None:
+        consumer = self._worker.consumer
+        for name in list(self._worker.app.amqp.queues.consume_from):
+            if name != self._gpu.queue:
+                consumer.cancel_task_queue(name)
+
+    def _on_round(self) -> None:
+        """Some times a second, in the heartbeat thread."""
+        self._watch_supervisor()
+        if self._draining is None or self._is_drained or self._is_closing:
+            return
+        if self._draining.is_done(is_idle=not self._active):
+            self._is_drained = True
+            self._signal_worker(signal.SIGTERM)
+
+    def _watch_supervisor(self) -> None:
+        """Stop at once, and give back what is held, when the supervisor was killed."""
+        supervisor = self.settings.supervisor_pid
+        if supervisor is None or os.getppid() == supervisor:
+            return
+        if self._orphan_since is None:
+            self._orphan_since = time.monotonic()
+            log.error("owl: the supervisor of this worker is gone; the worker stops")
+            self._signal_worker(signal.SIGQUIT)
+        elif time.monotonic() - self._orphan_since > ORPHAN_SECONDS:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def _signal_worker(self, signum: signal.Signals) -> None:
+        """Signal the main thread, and wake its event loop to act on it."""
+        main_thread = threading.main_thread().ident
+        assert main_thread is not None
+        signal.pthread_kill(main_thread, signum)
+        hub = getattr(self._worker, "hub", None)
+        if hub is not None:
+            hub.call_soon(self._tick)
+
+
+def make_heartbeat_step(
+    state: RedisState, settings: Settings, reader: GpuReader | None = None
+) -> type[HeartbeatStep]:
+    """Make the bootstep for ``app.steps["worker"]``.
+
+    Parameters
+    ----------
+    state
+        Redis that producers, workers and controller share.
+    settings
+        Pauses and time limits.
+    reader
+        How to read the GPU; NVML, or made-up values for a virtual GPU, when omitted.
+
+    """
+    return type(
+        "OwlHeartbeat",
+        (HeartbeatStep,),
+        {"state": state, "settings": settings, "reader": reader, "__module__": __name__},
+    )
