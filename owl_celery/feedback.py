@@ -151,7 +151,7 @@ class Feedback:
         if request.is_eager or request.called_directly or not self._is_reported(task):
             return
         header = TaskHeader.decode(getattr(request, "owl", None)) or header_in(request.headers)
-        wait = self._wall_clock() - header.published_at if header else None
+        wait = self._wall_clock() - header.published_at if header and header.published_at else None
         running = Try(
             task_id=task_id,
             attempt=int(request.retries or 0),

@@ -132,9 +132,9 @@ class LearningRouterMixin:
     ) -> dict[str, Any] | None:
         """Choose the queue of a task; None leaves it to Celery. Called by Celery on every send."""
         _routed.set(None)
-        if self.declines(name, options):
-            return None
         try:
+            if self.declines(name, options):
+                return None
             return self._route(name, args, kwargs, options, task)
         except Exception as error:
             # An exception here would make apply_async fail, and lose the task inside a retry.

@@ -19,7 +19,7 @@ from typing import Final
 
 from redis.exceptions import RedisError
 
-from owl_celery.errors import OwlError, SettingsError
+from owl_celery.errors import OwlError, SettingsError, StateError
 from owl_celery.fleet import Fleet
 from owl_celery.policies import make_policy, policy_class
 from owl_celery.policies.base import Policy
@@ -129,6 +129,7 @@ class ProducerSync:
         """Start from nothing: at the start, and in a child, whose parent's state is not its own."""
         # Another thread of the parent may have held the lock at the fork.
         self._lock = threading.Lock()
+        self._sync_lock = threading.Lock()
         self.mode = "on"
         self.failures = 0
         self._snapshot: Snapshot | None = None
@@ -138,6 +139,7 @@ class ProducerSync:
         self._fleet_record: FleetRecord | None = None
         self._knowledge_version = -1
         self._policies: list[Policy] = []
+        self._unreadable: set[str] = set()
         self._changed_at = 0.0
         self._last_use = -BUSY_FOR_SECONDS
         self._is_down = False
@@ -225,7 +227,8 @@ class ProducerSync:
     def _sync_logged(self) -> None:
         """Sync; a failure is counted, and logged when it begins and when it ends."""
         try:
-            self._sync()
+            with self._sync_lock:
+                self._sync()
         except (RedisError, OSError, OwlError, ValueError) as error:
             self.failures += 1
             if not self._is_down:
@@ -316,7 +319,13 @@ class ProducerSync:
                 make_policy(self._settings.model_copy(update={"policy": name})) for name in names
             ]
         for policy in self._policies:
-            policy.apply_snapshot(knowledge.snapshot)
+            try:
+                policy.apply_snapshot(knowledge.snapshot)
+            except StateError as error:
+                # A policy without knowledge is not ready: the next simpler one takes over.
+                if policy.name not in self._unreadable:
+                    self._unreadable.add(policy.name)
+                    log.warning("owl: %s cannot read what was published: %s", policy.name, error)
         self._knowledge_version = knowledge.version
 
 

@@ -42,13 +42,14 @@ def view_of_task(
     Examples
     --------
     >>> class Resize:
-    ...     owl_size = staticmethod(lambda args, kwargs: args[0] * args[1] / 1e6)
-    >>> view_of_task("images.resize", (1000, 2000), {}, Resize).size
+    ...     owl_size = lambda args, kwargs: args[0] * args[1] / 1e6
+    >>> view_of_task("images.resize", (1000, 2000), {}, Resize()).size
     2.0
 
     """
+    # Celery keeps options as class attributes; read from an instance a function becomes a method.
     refined = {
-        option: _evaluate(getattr(task, option, None), args or (), kwargs or {})
+        option: _evaluate(getattr(type(task), option, None), args or (), kwargs or {})
         for option in ("owl_type", "owl_size", "owl_model")
     }
     size = 1.0 if refined["owl_size"] is None else float(refined["owl_size"])

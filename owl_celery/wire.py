@@ -18,6 +18,7 @@ HEADER: Final = "owl"
 WIRE_VERSION: Final = 1
 MAX_NAME_LENGTH: Final = 255
 MAX_SECONDS: Final = 10.0 * 365 * 86_400
+MAX_UNIX_TIME: Final = 1e11
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +111,11 @@ def dumps(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), allow_nan=False)
 
 
-def bounded_seconds(value: object, default: float = 0.0) -> float:
-    """Read a duration; anything that is not a finite number in [0, 10 years] is ``default``."""
+def bounded_seconds(value: object, default: float = 0.0, longest: float = MAX_SECONDS) -> float:
+    """Read a duration; anything that is not a finite number in [0, longest] is ``default``."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return default
-    return float(value) if math.isfinite(value) and 0.0 <= value <= MAX_SECONDS else default
+    return float(value) if math.isfinite(value) and 0.0 <= value <= longest else default
 
 
 def bounded_text(value: object, default: str = "") -> str:
@@ -141,7 +142,7 @@ class TaskHeader:
     policy_version
         Version of the knowledge that was used.
     published_at
-        Unix time.
+        Unix time; 0 when unknown.
     explored, propensity
         As in ``Decision``.
     tried
@@ -202,7 +203,7 @@ class TaskHeader:
             queue=bounded_text(value.get("q")),
             algorithm=bounded_text(value.get("a"), "celery"),
             task_type=bounded_text(value.get("k")),
-            published_at=bounded_seconds(value.get("t")) if "t" in value else 0.0,
+            published_at=bounded_seconds(value.get("t"), longest=MAX_UNIX_TIME),
             size=size if size > 0.0 else 1.0,
             model=bounded_text(value["w"]) if isinstance(value.get("w"), str) else None,
             service_seconds=None if seconds is None else bounded_seconds(seconds),

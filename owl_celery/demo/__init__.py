@@ -1,0 +1,1 @@
+"""The demo: the same tasks through plain Celery's shared queue, then through the router."""

@@ -1,0 +1,132 @@
+"""What the demo starts: a broker of its own and one worker for each virtual GPU."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from owl_celery.errors import WorkerError
+from owl_celery.redis_state import RedisState
+from owl_celery.wire import FleetRecord, Keys, View, decode_record
+
+NAMESPACE: Final = "demo"
+START_SECONDS: Final = 90.0
+STOP_SECONDS: Final = 20.0
+WORKER_BYTES: Final = 150 * 1024**2
+"""Memory of one worker and its child, measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """The running parts.
+
+    Parameters
+    ----------
+    broker_url
+        Redis: broker, results and learning state.
+    environment
+        Variables that any other process of the application needs.
+
+    """
+
+    broker_url: str
+    environment: Mapping[str, str]
+    state: RedisState
+
+    def set_mode(self, mode: str) -> None:
+        """Turn the kill switch: ``off`` makes it plain Celery."""
+        self.state.client.set(self.state.keys.mode, mode)
+
+
+def fit_fleet(fleet: Mapping[str, int], available_bytes: int | None) -> dict[str, int]:
+    """Shrink a fleet, each model alike, to what the memory holds; one of each is the least.
+
+    Examples
+    --------
+    >>> fit_fleet({"k80": 4, "v100": 4}, available_bytes=700 * 1024**2)
+    {'k80': 2, 'v100': 2}
+
+    """
+    if available_bytes is None:
+        return dict(fleet)
+    share = min(available_bytes / (sum(fleet.values()) * WORKER_BYTES), 1.0)
+    return {model: max(int(count * share), 1) for model, count in fleet.items()}
+
+
+def available_bytes() -> int | None:
+    """Memory that processes may still take; None where the system does not tell."""
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        return None
+
+
+@contextmanager
+def running_stack(
+    broker_url: str, fleet: Mapping[str, int], folder: Path, on_wait: Callable[[int], None]
+) -> Iterator[Stack]:
+    """Start the workers and wait until each has a queue; stop them in the end.
+
+    Parameters
+    ----------
+    folder
+        Takes the database and the workers' log.
+    on_wait
+        Called with the number of queues that are up, about five times a second.
+
+    Raises
+    ------
+    WorkerError
+        When the workers do not come up; the message names the log.
+
+    """
+    environment = {
+        "REDIS_URL": broker_url,
+        "OWL_NAMESPACE": NAMESPACE,
+        "OWL_CONTINUOUS_LEARNING_STORAGE_PATH": str(folder / "learned"),
+    }
+    stack = Stack(broker_url, environment, RedisState(broker_url, Keys(NAMESPACE)))
+    log = folder / "workers.log"
+    simulate = ",".join(f"{model}={count}" for model, count in fleet.items())
+    command = [sys.executable, "-m", "celery", "-A", "workers.app", "owl", "worker"]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*command, "--simulate", simulate],
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while (up := open_queues(stack.state)) < sum(fleet.values()):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise WorkerError(f"The demo's workers did not start; {log} says why.")
+            on_wait(up)
+            time.sleep(0.2)
+        yield stack
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def open_queues(state: RedisState) -> int:
+    """Count the queues that the controller says are open."""
+    fleet_text, view_text = state.client.mget([state.keys.fleet, state.keys.view])
+    record = decode_record(FleetRecord, fleet_text) if fleet_text else None
+    view = decode_record(View, view_text) if view_text else None
+    if record is None or view is None or record.version != view.fleet_version:
+        return 0
+    return len(record.names) - len(view.closed)

@@ -1,0 +1,173 @@
+"""Feedback from a real worker: one start and one outcome for each try."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from celery import Celery, Task
+from celery.contrib.testing.worker import start_worker
+from celery.exceptions import Reject
+from celery.result import AsyncResult
+
+from owl_celery.feedback import Feedback
+from owl_celery.gpus import CurrentGpu
+from owl_celery.outbox import Outbox
+from owl_celery.redis_state import RedisState
+from owl_celery.settings import Settings
+from owl_celery.types import Outcome, TryState
+from owl_celery.wire import Keys, Started, TaskHeader, decode_event
+
+pytestmark = pytest.mark.integration
+
+
+class OneGpu(CurrentGpu):
+    """The GPU of the worker under test."""
+
+    queue = "gpu.a.0"
+    model = "V100"
+
+
+class Worker:
+    """An application with a running worker, and what its feedback wrote to the stream."""
+
+    def __init__(self, url: str) -> None:
+        self.app = Celery("feedback", broker=url, backend=url)
+        self.app.conf.broker_connection_retry_on_startup = True
+        self.state = RedisState(url, Keys("test"))
+        self.outbox = Outbox(self.state, Settings())
+        self.feedback = Feedback(self.app, self.outbox, OneGpu())
+
+    def events(self, outcomes: int) -> tuple[list[Started], list[Outcome]]:
+        """Wait for so many outcomes; then starts and outcomes in order."""
+        deadline = time.monotonic() + 10.0
+        while True:
+            entries = self.state.client.xrange(self.state.keys.events)
+            events = [decode_event(fields["e"]) for _, fields in entries]
+            ended = [event for event in events if isinstance(event, Outcome)]
+            if len(ended) >= outcomes:
+                return [event for event in events if isinstance(event, Started)], ended
+            assert time.monotonic() < deadline, f"{len(ended)} of {outcomes} outcomes came"
+            time.sleep(0.01)
+
+
+@pytest.fixture
+def worker(redis_url: str) -> Iterator[Worker]:
+    worker = Worker(redis_url)
+    worker.feedback.connect()
+
+    @worker.app.task(shared=False, name="work")
+    def work(seconds: float = 0.0) -> str:
+        time.sleep(seconds)
+        return "done"
+
+    @worker.app.task(shared=False, name="fail")
+    def fail() -> None:
+        raise ValueError("no")
+
+    @worker.app.task(shared=False, name="run_out")
+    def run_out() -> None:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    @worker.app.task(shared=False, name="try_twice", bind=True)
+    def try_twice(self: Any) -> str:
+        if self.request.retries == 0:
+            raise self.retry(exc=ConnectionError("away"), countdown=0)
+        return "done"
+
+    @worker.app.task(shared=False, name="reject", acks_late=True)
+    def reject() -> None:
+        raise Reject("not mine", requeue=False)
+
+    @worker.app.task(
+        shared=False,
+        name="sized",
+        owl_type="sized.by_author",
+        owl_size=lambda args, _: args[0],
+    )
+    def sized(size: float) -> None:
+        pass
+
+    with start_worker(worker.app, perform_ping_check=False, pool="solo", shutdown_timeout=20.0):
+        yield worker
+    worker.feedback.disconnect()
+    worker.outbox.close()
+    worker.app.close()
+
+
+def send(worker: Worker, name: str, *args: Any, **options: Any) -> AsyncResult:
+    task: Task = worker.app.tasks[name]
+    return task.apply_async(args, **options)
+
+
+def test_success_is_reported_with_times_and_place(worker: Worker) -> None:
+    header = TaskHeader(
+        "d1", "gpu.a.0", "expected_completion", "work", time.time(), service_seconds=0.5
+    )
+    result = send(worker, "work", 0.05, headers={"owl": header.encode()})
+    (started,), (outcome,) = worker.events(1)
+    assert started.task_id == outcome.task_id == result.id
+    assert (outcome.decision_id, outcome.algorithm) == ("d1", "expected_completion")
+    assert outcome.state is TryState.SUCCESS
+    assert 0.05 <= outcome.service_seconds < 5.0
+    assert outcome.wait_seconds is not None and 0.0 <= outcome.wait_seconds < 5.0
+    assert outcome.predicted_seconds == 0.5
+    assert (outcome.queue, outcome.gpu_model) == ("gpu.a.0", "V100")
+    assert outcome.worker_id
+
+
+def test_a_task_without_our_header_teaches_too(worker: Worker) -> None:
+    send(worker, "sized", 3.0)
+    (started,), (outcome,) = worker.events(1)
+    assert started.task_type == outcome.task_type == "sized.by_author"
+    assert (outcome.size, outcome.algorithm) == (3.0, "user")
+
+
+def test_failure_names_the_error_and_keeps_its_message_private(worker: Worker) -> None:
+    send(worker, "fail")
+    _, (outcome,) = worker.events(1)
+    assert (outcome.state, outcome.error) == (TryState.FAILURE, "ValueError")
+    assert not outcome.out_of_memory
+
+
+def test_out_of_memory_is_recognised(worker: Worker) -> None:
+    send(worker, "run_out")
+    _, (outcome,) = worker.events(1)
+    assert outcome.out_of_memory
+
+
+def test_each_try_of_a_retried_task_is_an_outcome(worker: Worker) -> None:
+    send(worker, "try_twice")
+    _, (first, second) = worker.events(2)
+    assert (first.state, first.attempt, first.error) == (TryState.RETRY, 0, "ConnectionError")
+    assert (second.state, second.attempt) == (TryState.SUCCESS, 1)
+    assert first.task_id == second.task_id
+
+
+def test_celerys_own_tasks_are_not_reported(worker: Worker) -> None:
+    worker.app.tasks["celery.accumulate"].apply_async()
+    send(worker, "work")
+    starts, outcomes = worker.events(1)
+    assert [event.task_type for event in starts] == ["work"]
+    assert [event.task_type for event in outcomes] == ["work"]
+
+
+def test_tasks_called_or_run_eagerly_are_not_reported(worker: Worker) -> None:
+    worker.app.tasks["work"]()
+    worker.app.tasks["work"].apply()
+    send(worker, "work")
+    starts, _ = worker.events(1)
+    assert len(starts) == 1
+
+
+def test_an_error_in_a_handler_is_counted_and_never_raised(worker: Worker) -> None:
+    worker.feedback.disconnect()
+    broken = Feedback(worker.app, None, OneGpu())  # type: ignore[arg-type]
+    broken.connect()
+    try:
+        assert send(worker, "work").get(timeout=10.0) == "done"
+        assert broken.errors["prerun"] == 1
+    finally:
+        broken.disconnect()

@@ -1,0 +1,56 @@
+"""Publishing a load view as the controller would, to test a producer alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from owl_celery.redis_state import RedisState
+from owl_celery.types import QueueView
+from owl_celery.wire import FleetRecord, Knowledge, View
+
+
+class Publisher:
+    """Plays the controller's last step: writes view, fleet and knowledge to Redis."""
+
+    def __init__(self, state: RedisState) -> None:
+        self._state = state
+        self._version = 0
+
+    def publish(
+        self,
+        queues: Sequence[QueueView],
+        policy: str = "shortest_queue",
+        snapshot: Mapping[str, Any] | None = None,
+        ledger_time: float | None = None,
+    ) -> None:
+        """Publish the next version; by default everything told so far is included."""
+        self._version += 1
+        version, client, keys = self._version, self._state.client, self._state.keys
+        if ledger_time is None:
+            seconds, microseconds = client.time()
+            ledger_time = seconds + microseconds / 1e6
+        record = FleetRecord(
+            version,
+            [queue.name for queue in queues],
+            [queue.gpu_model for queue in queues],
+            [queue.concurrency for queue in queues],
+        )
+        view = View(
+            version=version,
+            ledger_time=ledger_time,
+            fleet_version=version,
+            knowledge_version=version,
+            waiting_count=[queue.waiting_count for queue in queues],
+            waiting_seconds=[queue.waiting_seconds for queue in queues],
+            running=[
+                (row, predicted, elapsed)
+                for row, queue in enumerate(queues)
+                for predicted, elapsed in queue.running
+            ],
+            closed=[row for row, queue in enumerate(queues) if not queue.is_open],
+            free_memory_bytes=[queue.free_memory_bytes for queue in queues],
+        )
+        client.set(keys.fleet, record.encode())
+        client.set(keys.knowledge, Knowledge(version, policy, snapshot or {}).encode())
+        client.set(keys.view, view.encode())

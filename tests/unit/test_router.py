@@ -1,0 +1,323 @@
+"""The router: what it chooses, what it leaves to Celery, and that it never raises."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pytest
+from kombu import Queue
+
+from owl_celery.redis_state import RedisState
+from owl_celery.router import LearningRouter, header_in, stamp_published
+from owl_celery.settings import Settings
+from owl_celery.sync import ProducerSync
+from owl_celery.types import QueueView, TaskView
+from owl_celery.wire import Keys, TaskHeader
+from tests.published import Publisher
+
+NAME = "proj.tasks.train"
+BUSY = QueueView("gpu.a.0", "K80", waiting_count=3, waiting_seconds=9.0, running=((3.0, 1.0),))
+IDLE = QueueView("gpu.a.1", "V100")
+
+
+class Clock:
+    """Monotonic time that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Producer:
+    """A producer whose view is published by the test, and which publishes to nowhere."""
+
+    def __init__(self, url: str, gpu_model: str = "") -> None:
+        self.clock = Clock()
+        self.state = RedisState(url, Keys("test"))
+        self.settings = Settings(policy="shortest_queue")
+        self.sync = ProducerSync(self.state, self.settings, self.clock)
+        self.router = LearningRouter(
+            self.sync, self.settings, current_gpu_model=lambda: gpu_model, clock=self.clock
+        )
+        self.publisher = Publisher(self.state)
+
+    def see(self, *queues: QueueView, **published: Any) -> None:
+        """Publish a view and read it."""
+        self.publisher.publish(queues, **published)
+        self.sync.flush()
+
+    def route(self, name: str = NAME, **options: Any) -> str | None:
+        """Name the queue that a task is routed to; None when Celery decides."""
+        self.options = options
+        route = self.router(name, (), {}, options)
+        return None if route is None else route["queue"].name
+
+    def publish(self, routing_key: str, name: str = NAME, **headers: Any) -> dict[str, Any]:
+        """Let Celery's signal stamp the message; returns its headers."""
+        stamp_published(sender=name, headers=headers, routing_key=routing_key)
+        return headers
+
+
+@pytest.fixture
+def producer(redis_url: str) -> Iterator[Producer]:
+    producer = Producer(redis_url)
+    yield producer
+    producer.sync.close()
+
+
+def retry_headers(queue: str, algorithm: str = "shortest_queue", **more: Any) -> dict[str, Any]:
+    """Headers of a try that is being retried."""
+    header = TaskHeader("d1", queue, algorithm, NAME, published_at=1.0, **more)
+    return {"owl": header.encode()}
+
+
+def test_sends_to_the_idle_queue(producer: Producer) -> None:
+    producer.see(BUSY, IDLE)
+    assert producer.route() == "gpu.a.1"
+    assert producer.router.decisions["shortest_queue"] == 1
+
+
+def test_declines_until_a_view_has_arrived(producer: Producer) -> None:
+    assert producer.route() is None
+    assert producer.router.fallbacks["no_view"] == 1
+
+
+@pytest.mark.parametrize("queue", ["mine", Queue("mine")])
+def test_explicit_queue_wins(producer: Producer, queue: str | Queue) -> None:
+    producer.see(BUSY, IDLE)
+    assert producer.route(queue=queue) is None
+    assert TaskHeader.decode(producer.publish("mine")["owl"]).algorithm == "user"  # type: ignore[union-attr]
+
+
+def test_explicit_exchange_wins(producer: Producer) -> None:
+    producer.see(BUSY, IDLE)
+    assert producer.route(exchange="mine", routing_key="key") is None
+
+
+def test_leaves_celerys_own_tasks_alone(producer: Producer) -> None:
+    producer.see(BUSY, IDLE)
+    assert producer.route("celery.chord_unlock") is None
+    assert "owl" not in producer.publish("celery", "celery.chord_unlock")
+
+
+def test_closed_queues_are_not_chosen(producer: Producer) -> None:
+    producer.see(BUSY, QueueView("gpu.a.1", "V100", is_open=False))
+    assert producer.route() == "gpu.a.0"
+
+
+def test_declines_when_every_queue_is_closed(producer: Producer) -> None:
+    producer.see(QueueView("gpu.a.1", "V100", is_open=False))
+    assert producer.route() is None
+    assert producer.router.fallbacks["no_open_queue"] == 1
+
+
+def test_published_tasks_count_at_once(producer: Producer) -> None:
+    producer.see(QueueView("gpu.a.0", "V100"), QueueView("gpu.a.1", "V100"))
+    chosen = []
+    for _ in range(4):
+        queue = producer.route()
+        assert queue is not None
+        producer.publish(queue)
+        chosen.append(queue)
+    assert sorted(chosen) == ["gpu.a.0", "gpu.a.0", "gpu.a.1", "gpu.a.1"]
+
+
+def test_a_decision_that_is_not_published_does_not_count(producer: Producer) -> None:
+    producer.see(IDLE)
+    producer.route()
+    producer.publish("elsewhere", "another.task")
+    snapshot = producer.sync.snapshot()
+    assert snapshot is not None
+    assert snapshot.fleet.waiting_count.tolist() == [0]
+
+
+def test_a_task_with_an_eta_does_not_count_as_waiting(producer: Producer) -> None:
+    producer.see(IDLE)
+    producer.route()
+    headers = producer.publish("gpu.a.1", eta="2030-01-01T00:00:00")
+    snapshot = producer.sync.snapshot()
+    assert snapshot is not None
+    assert snapshot.fleet.waiting_count.tolist() == [0]
+    assert headers["owl"]["q"] == "gpu.a.1"
+
+
+def test_assignments_stay_until_a_view_includes_them(producer: Producer) -> None:
+    queues = (QueueView("gpu.a.0", "V100"), QueueView("gpu.a.1", "V100"))
+    producer.see(*queues)
+    first = producer.route()
+    assert first is not None
+    producer.publish(first)
+    producer.see(*queues, ledger_time=1.0)
+    second = producer.route()
+    assert second != first
+    producer.see(*queues)
+    snapshot = producer.sync.snapshot()
+    assert snapshot is not None
+    assert snapshot.fleet.waiting_count.tolist() == [0, 0]
+
+
+def test_tells_redis_what_was_assigned(producer: Producer) -> None:
+    producer.see(IDLE)
+    producer.route()
+    producer.publish("gpu.a.1")
+    producer.sync.flush()
+    client, keys = producer.state.client, producer.state.keys
+    assert client.hgetall(keys.assigned_count) == {"gpu.a.1": "1"}
+    assert client.hgetall(keys.arrivals) == {NAME: "1"}
+
+
+def test_header_says_how_the_task_was_routed(producer: Producer) -> None:
+    producer.see(BUSY, IDLE)
+    producer.route()
+    value = producer.publish("gpu.a.1")["owl"]
+    header = TaskHeader.decode(value)
+    assert header is not None
+    assert (header.queue, header.algorithm, header.task_type) == ("gpu.a.1", "shortest_queue", NAME)
+    assert len(json.dumps(value)) < 300
+
+
+def test_header_is_mirrored_for_libraries_that_nest_headers(producer: Producer) -> None:
+    producer.see(IDLE)
+    producer.route()
+    headers = producer.publish("gpu.a.1", headers={"sentry-trace": "1"})
+    assert headers["headers"]["owl"] == headers["owl"]
+    assert header_in({"headers": {"owl": headers["owl"]}}) == header_in(headers)
+
+
+def test_retry_is_routed_anew(producer: Producer) -> None:
+    producer.see(BUSY, IDLE)
+    assert producer.route(queue="gpu.a.0", headers=retry_headers("gpu.a.0")) == "gpu.a.1"
+    assert "queue" not in producer.options
+
+
+def test_retry_that_names_another_queue_keeps_it(producer: Producer) -> None:
+    producer.see(BUSY, IDLE)
+    assert producer.route(queue="mine", headers=retry_headers("gpu.a.0")) is None
+    assert producer.options["queue"] == "mine"
+
+
+def test_retry_of_a_task_with_an_explicit_queue_stays_there(producer: Producer) -> None:
+    producer.see(BUSY, IDLE)
+    assert producer.route(queue="mine", headers=retry_headers("mine", "user")) is None
+
+
+def test_retry_after_running_out_of_memory_avoids_that_gpu_model(redis_url: str) -> None:
+    producer = Producer(redis_url, gpu_model="V100")
+    producer.see(BUSY, IDLE)
+    try:
+        raise MemoryError
+    except MemoryError:
+        queue = producer.route(queue="gpu.a.1", headers=retry_headers("gpu.a.1"))
+    assert queue == "gpu.a.0"
+    assert producer.publish("gpu.a.0")["owl"]["tried"] == ["V100"]
+    producer.sync.close()
+
+
+def test_retry_after_another_error_may_return(redis_url: str) -> None:
+    producer = Producer(redis_url, gpu_model="V100")
+    producer.see(BUSY, IDLE)
+    try:
+        raise ValueError
+    except ValueError:
+        queue = producer.route(queue="gpu.a.1", headers=retry_headers("gpu.a.1"))
+    assert queue == "gpu.a.1"
+    producer.sync.close()
+
+
+def test_falls_back_one_step_when_the_view_is_stale(producer: Producer) -> None:
+    producer.see(BUSY, IDLE, policy="expected_completion")
+    producer.clock.now += 3.0
+    assert producer.route() == "gpu.a.1"
+    assert producer.router.fallbacks["stale_view"] == 1
+    assert producer.router.decisions["shortest_queue"] == 1
+
+
+def test_declines_when_the_view_is_dead(producer: Producer) -> None:
+    producer.see(BUSY, IDLE)
+    producer.clock.now += 11.0
+    assert producer.route() is None
+    assert producer.router.fallbacks["dead_view"] == 1
+
+
+def test_republishing_the_same_version_does_not_refresh(producer: Producer) -> None:
+    producer.see(BUSY, IDLE)
+    producer.clock.now += 11.0
+    producer.sync.flush()
+    assert producer.route() is None
+
+
+def test_falls_back_to_the_shortest_queue_without_knowledge(producer: Producer) -> None:
+    producer.see(BUSY, IDLE, policy="expected_completion")
+    assert producer.route() == "gpu.a.1"
+    assert producer.router.fallbacks["no_knowledge"] == 1
+
+
+def test_policy_of_a_newer_release_falls_back(producer: Producer) -> None:
+    producer.see(BUSY, IDLE, policy="from_the_future")
+    assert producer.route() == "gpu.a.1"
+
+
+@pytest.mark.parametrize("mode", ["off", "shadow"])
+def test_kill_switch_leaves_routing_to_celery(producer: Producer, mode: str) -> None:
+    producer.state.client.set(producer.state.keys.mode, mode)
+    producer.see(BUSY, IDLE)
+    assert producer.route() is None
+    assert producer.publish("celery")["owl"]["a"] == "celery"
+
+
+def test_error_inside_the_router_leaves_routing_to_celery(
+    producer: Producer, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(LearningRouter):
+        def declines(self, name: str, options: Mapping[str, Any]) -> bool:
+            raise ZeroDivisionError
+
+    router = Broken(producer.sync, producer.settings)
+    for _ in range(3):
+        assert router(NAME, (), {}, {}) is None
+    assert router.fallbacks["error"] == 3
+    assert len(caplog.records) == 1
+
+
+def test_refinement_that_raises_is_counted_and_the_task_routed(producer: Producer) -> None:
+    class Task:
+        @staticmethod
+        def owl_size(args: Sequence[Any], kwargs: Mapping[str, Any]) -> float:
+            return float(args[0])
+
+    producer.see(BUSY, IDLE)
+    route = producer.router(NAME, (), {}, {}, task=Task())
+    assert route is not None
+    assert producer.router.fallbacks["bad_refinement"] == 1
+
+
+def test_a_router_of_ones_own_describes_tasks(producer: Producer) -> None:
+    class ByFirstArgument(LearningRouter):
+        def task_view(
+            self,
+            name: str,
+            args: Sequence[Any] | None,
+            kwargs: Mapping[str, Any] | None,
+            task: object | None,
+            tried: frozenset[str],
+        ) -> TaskView:
+            return TaskView(f"{name}.{(args or ('none',))[0]}", tried=tried)
+
+    producer.see(IDLE)
+    router = ByFirstArgument(producer.sync, producer.settings)
+    router(NAME, ("resnet",), {}, {})
+    assert producer.publish("gpu.a.1")["owl"]["k"] == f"{NAME}.resnet"
+
+
+def test_redis_away_is_counted_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    producer = Producer("redis://127.0.0.1:1/0")
+    for _ in range(3):
+        producer.sync.flush()
+    assert producer.sync.failures == 3
+    assert len(caplog.records) == 1
+    assert producer.route() is None
+    producer.sync.close()
