@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -90,6 +91,9 @@ class Settings(BaseSettings):
         frozen=True,
         extra="forbid",
         populate_by_name=True,
+        allow_inf_nan=False,
+        # Some values are secret, and a traceback would show them.
+        hide_input_in_errors=True,
     )
 
     enable_continuous_learning: Annotated[
@@ -143,6 +147,19 @@ class Settings(BaseSettings):
         str | None, Field(validation_alias=_contract("CUDA_VISIBLE_DEVICES"))
     ] = None
 
+    @model_validator(mode="after")
+    def _check_pairs(self) -> Self:
+        """Refuse pairs of values that contradict each other."""
+        if self.view_dead_seconds < self.view_stale_seconds:
+            raise ValueError(
+                "Setting OWL_VIEW_DEAD_SECONDS must not be below OWL_VIEW_STALE_SECONDS."
+            )
+        if self.heartbeat_ttl_seconds < 2 * self.heartbeat_seconds:
+            raise ValueError(
+                "Setting OWL_HEARTBEAT_TTL_SECONDS must be at least twice OWL_HEARTBEAT_SECONDS."
+            )
+        return self
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -173,13 +190,16 @@ class Settings(BaseSettings):
             When a value cannot be used; the message names the setting and the cure.
 
         """
-        from_conf = {
-            field: conf[f"owl_{field}"]
-            for field in cls.model_fields
-            if conf is not None and conf.get(f"owl_{field}") is not None
+        conf = {} if conf is None else conf
+        named = {str(key)[4:] for key in conf if str(key).startswith("owl_")}
+        # By ``get``, not by iteration alone: Celery may keep them under another namespace.
+        in_conf = {
+            field: value
+            for field in named | set(cls.model_fields)
+            if (value := conf.get(f"owl_{field}")) is not None
         }
         sources: list[PydanticBaseSettingsSource] = [
-            InitSettingsSource(cls, from_conf),
+            InitSettingsSource(cls, in_conf),
             EnvSettingsSource(cls),
             InitSettingsSource(cls, arguments),
         ]
@@ -202,8 +222,9 @@ class Settings(BaseSettings):
 
         """
         try:
+            # Into a bare instance: the constructor of settings would read the environment.
             cls.__pydantic_validator__.validate_python(
-                dict(arguments), by_name=True, by_alias=False
+                dict(arguments), self_instance=cls.__new__(cls), by_name=True, by_alias=False
             )
         except ValidationError as error:
             raise SettingsError(_sentence(error)) from error
@@ -212,10 +233,21 @@ class Settings(BaseSettings):
 def _sentence(error: ValidationError) -> str:
     """Say the first complaint in a sentence that names the setting; values stay unsaid."""
     first = error.errors(include_url=False, include_input=False)[0]
-    name = str(first["loc"][0]) if first["loc"] else "settings"
-    name = name.upper().removeprefix("OWL_")
-    if first["type"] == "extra_forbidden":
-        known = ", ".join(Settings.model_fields)
-        return f"Unknown setting {name.lower()!r}; the settings are: {known}."
     message = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
-    return f"Setting {name} (or OWL_{name}, or app.conf.owl_{name.lower()}) {message}."
+    if not first["loc"]:
+        return message
+    name = str(first["loc"][0])
+    if first["type"] == "extra_forbidden":
+        return _unknown(name)
+    field = name.lower().removeprefix("owl_")
+    names = [f"OWL_{field.upper()}", f"app.conf.owl_{field}"]
+    if Settings.model_fields[field].validation_alias is not None:
+        names.insert(0, field.upper())
+    return f"Setting {names[0]} (or {', or '.join(names[1:])}) {message}."
+
+
+def _unknown(name: str) -> str:
+    """Say that there is no such setting, and which one may be meant."""
+    near = get_close_matches(name, Settings.model_fields, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else "see owl_celery.Settings for those there are."
+    return f"Unknown setting {name!r}; {hint}"
