@@ -24,8 +24,8 @@ def open_broker(app: Celery) -> Broker:
         The Celery application.
 
     """
-    driver = app.connection_for_read().transport_cls
-    name = driver if isinstance(driver, str) else getattr(driver, "driver_type", "")
+    transport = app.connection_for_read().transport_cls
+    name = transport if isinstance(transport, str) else getattr(transport, "driver_type", "")
     if name in ("redis", "rediss", "sentinel"):
         from owl_celery.brokers.redis import RedisBroker
 
@@ -35,8 +35,13 @@ def open_broker(app: Celery) -> Broker:
     if name in ("amqp", "amqps", "pyamqp", "py-amqp", "memory"):
         from owl_celery.brokers.amqp import AmqpBroker
 
-        options = {"read_timeout": TIMEOUT_SECONDS, "write_timeout": TIMEOUT_SECONDS}
-        if name != "memory":
-            options["confirm_publish"] = True
-        return AmqpBroker(partial(app.connection_for_write, transport_options=options))
+        waits = {"read_timeout": TIMEOUT_SECONDS, "write_timeout": TIMEOUT_SECONDS}
+        confirmed = {} if name == "memory" else {**waits, "confirm_publish": True}
+        return AmqpBroker(
+            partial(
+                app.connection_for_write,
+                connect_timeout=TIMEOUT_SECONDS,
+                transport_options=confirmed,
+            )
+        )
     return BlindBroker()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
-from kombu import Connection, Producer
+from kombu.connection import Connection
 
 from owl_celery.errors import BrokerError
 
@@ -38,7 +38,7 @@ class AmqpBroker:
         self._channel: Any = None
 
     def depths(self, queues: Sequence[str]) -> dict[str, int]:
-        """Count the messages that wait in each queue, one round trip a queue; 0 for a missing one."""
+        """Count what waits in each queue, one round trip a queue; 0 for a missing one."""
         counted = {}
         for queue in queues:
             with self._open() as channel:
@@ -63,7 +63,7 @@ class AmqpBroker:
         with self._open() as channel:
             # RabbitMQ confirms and drops what it cannot route: the queue must exist.
             channel.queue_declare(destination, passive=True)
-            producer = Producer(channel)
+            producer = self._connection.Producer(channel)
             while moved < left and (fetched := channel.basic_get(source)) is not None:
                 message = channel.message_to_python(fetched)
                 properties = {

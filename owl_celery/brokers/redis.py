@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from importlib import resources
 from typing import Any, Final
 
-from kombu import Connection
+from kombu.connection import Connection
 from redis import Redis
 
 from owl_celery.errors import BrokerError
@@ -36,7 +36,7 @@ class RedisBroker:
         self._move = (resources.files("owl_celery.brokers") / "lua" / "move.lua").read_text("utf-8")
 
     def depths(self, queues: Sequence[str]) -> dict[str, int]:
-        """Count the messages that wait in each queue, all priorities together, in one round trip."""
+        """Count what waits in each queue, all priorities together, in one round trip."""
         if not queues:
             return {}
         with self._open() as client:

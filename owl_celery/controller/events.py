@@ -68,7 +68,7 @@ def entries_of(reply: Sequence[tuple[str, dict[str, str] | None]]) -> list[Entry
 
 
 def checked(event: Started | Outcome | None) -> Started | Outcome | None:
-    """The event with its names cut to 255 characters; None when a value is absurd.
+    """The event; None when one of its values is absurd.
 
     Examples
     --------

@@ -1,0 +1,55 @@
+"""``celery -A proj owl serve``: the controller in a process of its own."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from typing import Any
+
+import click
+from redis.exceptions import RedisError
+
+from owl_celery.errors import OwlError
+
+
+@click.command()
+@click.pass_context
+def serve(ctx: click.Context) -> None:
+    """Run the controller: learn from outcomes and publish the load view.
+
+    Several may run; one leads, the others take over when it is gone. Stops on TERM and INT.
+    """
+    if ctx.obj is None:
+        raise click.UsageError("Name your application: celery -A proj owl serve.")
+    try:
+        _serve(ctx.obj.app)
+    except OwlError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _serve(app: Any) -> None:
+    """Check what the controller needs, then run it until told to stop."""
+    from owl_celery.brokers import open_broker
+    from owl_celery.controller.controller import Controller
+    from owl_celery.install import parts_of
+    from owl_celery.store import open_store
+
+    parts = parts_of(app)
+    try:
+        parts.state.client.ping()
+    except (RedisError, OSError) as error:
+        raise OwlError(
+            f"Redis does not answer ({error}); start it, or set REDIS_URL to where it runs."
+        ) from error
+    # A wrong address or folder is said at once; what fails later is waited for.
+    store = open_store(parts.settings, parts.state.keys.namespace)
+    store.load()
+    store.close()
+    controller = Controller(parts.state, open_broker(app), parts.settings)
+    stop = threading.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, lambda *_: stop.set())
+    app.log.setup_logging_subsystem(loglevel=logging.INFO)
+    click.echo(f"owl controller {controller.name} for {parts.state.keys.namespace}: running.")
+    controller.run(stop)

@@ -1,0 +1,283 @@
+"""What a controller does while it holds the lease."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Final
+
+from redis.exceptions import RedisError
+
+from owl_celery.brokers.base import Broker
+from owl_celery.controller.events import Entry, read_events, read_last_events
+from owl_celery.controller.health import Health, Troubles
+from owl_celery.controller.learner import Learner
+from owl_celery.controller.lease import Lease, Write, lua
+from owl_celery.controller.ledger import Beat, Load, LoadLedger
+from owl_celery.controller.view import EncodedKnowledge, ViewPublisher, versions
+from owl_celery.errors import BrokerError
+from owl_celery.policies import make_policy
+from owl_celery.redis_state import RedisState
+from owl_celery.settings import Settings
+from owl_celery.store.base import FIRST_CURSOR, Store
+from owl_celery.wire import Heartbeat, Knowledge, Started, bounded_seconds, decode_record
+
+log = logging.getLogger(__name__)
+
+EVENTS_A_TICK: Final = 1_000
+EVENTS_LOOKED_BACK: Final = 2_000
+BEATS_SECONDS: Final = 0.1
+BEATS_SECONDS_PER_NODE: Final = 5e-4
+DEPTHS_SHARE: Final = 0.2
+BROKER_RETRY_SECONDS: Final = 2.0
+HEALTH_SECONDS: Final = 1.0
+HEALTH_TTL_SECONDS: Final = 5.0
+IDLE_AFTER_SECONDS: Final = 2.0
+LEARN_SECONDS: Final = 0.03
+LEARN_IDLE_SECONDS: Final = 0.2
+STOP_SECONDS: Final = 5.0
+FORGET_NODE_SECONDS: Final = 3_600.0
+
+
+class Leader:
+    """One term of a controller: load ledger, learner and publisher.
+
+    ``tick`` reads heartbeats, assignments, depths and events, and publishes; a bounded amount of
+    work. The learner runs in a thread of its own once ``start_learning`` was called; without it
+    the caller drives ``learner.step()`` itself.
+
+    Parameters
+    ----------
+    state, broker, settings, open_store, name, clock
+        As in ``Controller``.
+    lease
+        Just acquired.
+    troubles
+        Told what does not work.
+
+    """
+
+    def __init__(
+        self,
+        state: RedisState,
+        broker: Broker,
+        settings: Settings,
+        open_store: Callable[[], Store],
+        lease: Lease,
+        troubles: Troubles,
+        name: str,
+        clock: Callable[[], float],
+    ) -> None:
+        self._state = state
+        self._broker = broker
+        self._settings = settings
+        self._lease = lease
+        self._troubles = troubles
+        self._name = name
+        self._monotonic = clock
+        self.counters: Counter[str] = Counter()
+        self.load = Load()
+        # Policies see Unix time that no change of a clock can turn back or make jump.
+        self._since = self._redis_time()
+        self._origin = self._since - clock()
+        self.learner = Learner(
+            state, settings, open_store, make_policy(settings), lease.fence, troubles, self.now
+        )
+        self.ledger = LoadLedger(settings.heartbeat_ttl_seconds, self.learner.predict)
+        self._first_knowledge: EncodedKnowledge | None = None
+        self._publisher = ViewPublisher(lease, state.keys, self._known_knowledge())
+        self._mode = "on"
+        self._cursor = self._look_back()
+        self._beats_at = self._depths_at = self._health_at = float("-inf")
+        self._busy_at = self._since
+        self._depths: dict[str, int] = {}
+        self._ledger_time = 0.0
+        self._dead_since: dict[str, float] = {}
+        self._tick_seconds = 0.0
+        self._thread: threading.Thread | None = None
+        self._stop = threading.Event()
+
+    def now(self) -> float:
+        """The clock of ledger and policy: Unix time at the begin of the term, then monotonic."""
+        return self._origin + self._monotonic()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing has waited or run for a while."""
+        return self.now() - self._busy_at > IDLE_AFTER_SECONDS
+
+    def tick(self) -> bool:
+        """Do one round; say whether the lease is still ours.
+
+        Raises
+        ------
+        redis.RedisError
+            When Redis does not answer.
+
+        """
+        began = self.now()
+        keys = self._state.keys
+        pipe = self._state.client.pipeline(transaction=False)
+        # The time comes first: what a producer reported before it is in what follows.
+        pipe.time()
+        pipe.get(keys.mode)
+        pipe.hgetall(keys.assigned_count)
+        pipe.hgetall(keys.assigned_seconds)
+        (seconds, microseconds), mode, counts, sums = pipe.execute()
+        redis_time = seconds + microseconds / 1e6
+        self._mode = mode if mode in ("shadow", "off") else "on"
+        now = self.now()
+        if now >= self._beats_at:
+            self._read_beats(now)
+        self.ledger.expire(now)
+        if self._read_depths(now):
+            self._ledger_time = redis_time
+        # Events after depths: what has left a queue since then is seen to run, or not at all.
+        entries = read_events(self._state, self._cursor, EVENTS_A_TICK)
+        self._apply(entries, redis_time, now)
+        if entries:
+            self._cursor = entries[-1].cursor
+        self.ledger.count(
+            {name: int(value) for name, value in counts.items()},
+            {name: float(value) for name, value in sums.items()},
+            self._depths,
+            now,
+        )
+        load = self.ledger.load(now)
+        if entries or load.running or any(load.waiting_count):
+            self._busy_at = now
+        self.load = load
+        self.learner.fleet = load.fleet()
+        further = []
+        if now >= self._health_at:
+            self._health_at = now + HEALTH_SECONDS
+            further.append(Write(keys.health, self.health().encode(), HEALTH_TTL_SECONDS))
+        knowledge = self.learner.knowledge or self._first_knowledge
+        is_ours = self._publisher.publish(load, self._ledger_time, now, knowledge, further)
+        self._tick_seconds += 0.1 * (self.now() - began - self._tick_seconds)
+        return is_ours
+
+    def health(self) -> Health:
+        """Sum up how the controller is doing."""
+        load = self.load
+        return Health(
+            controller=self._name,
+            fence=self._lease.fence,
+            active_since=round(self._since, 3),
+            policy=self._settings.policy,
+            mode=self._mode,
+            troubles=self._troubles.now(),
+            queues=len(load.names),
+            open_queues=len(load.names) - len(load.closed),
+            waiting_count=sum(load.waiting_count),
+            waiting_seconds=round(sum(load.waiting_seconds), 3),
+            running_count=len(load.running),
+            lag_seconds=round(self.learner.lag_seconds(self.now()), 3),
+            tick_seconds=round(self._tick_seconds, 6),
+            counters={**self.counters, **self.learner.counters},
+        )
+
+    def start_learning(self) -> None:
+        """Run the learner in a thread of its own; a second call changes nothing."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._learn, name="owl-learner", daemon=True)
+            self._thread.start()
+
+    def stop_learning(self) -> None:
+        """Commit what is learned, waiting a few seconds at most, and stop the thread."""
+        self._stop.set()
+        if self._thread is None:
+            self.learner.finish()
+            return
+        self._thread.join(timeout=STOP_SECONDS)
+
+    def _learn(self) -> None:
+        while not self._stop.is_set():
+            pause = LEARN_IDLE_SECONDS if self.is_idle else LEARN_SECONDS
+            try:
+                if self.learner.step(self._mode):
+                    pause = 0.0
+                self._troubles.end("learner")
+            except (RedisError, OSError):
+                pause = 1.0  # The ticks say so already.
+            except Exception:
+                if "learner" not in self._troubles.now():
+                    log.exception("owl controller: learning failed")
+                self._troubles.begin("learner", "Learning failed; see the log.")
+                pause = 1.0
+            self._stop.wait(pause)
+        self.learner.finish()
+
+    def _redis_time(self) -> float:
+        reply: Any = self._state.client.time()
+        seconds, microseconds = reply
+        return float(seconds + microseconds / 1e6)
+
+    def _known_knowledge(self) -> int:
+        """Version of the knowledge that is published already; it stays until there is better."""
+        text: Any = self._state.client.get(self._state.keys.knowledge)
+        known = decode_record(Knowledge, text) if text else None
+        if known is not None and known.policy == self._settings.policy:
+            return known.version
+        # Producers can use what the policy assumes even before the store can be read.
+        policy = make_policy(self._settings)
+        version = next(versions(self._lease.fence)) - 1  # Below all that the learner gives.
+        text = Knowledge(version, policy.name, policy.snapshot()).encode()
+        self._first_knowledge = EncodedKnowledge(version, text)
+        return 0
+
+    def _look_back(self) -> str:
+        """Learn from the latest events what runs; give the cursor behind them."""
+        entries = read_last_events(self._state, EVENTS_LOOKED_BACK)
+        self._apply(entries, self._since, self.now())
+        return entries[-1].cursor if entries else FIRST_CURSOR
+
+    def _apply(self, entries: list[Entry], redis_time: float, now: float) -> None:
+        for entry in entries:
+            at = now - bounded_seconds(redis_time - entry.at)
+            if isinstance(entry.event, Started):
+                self.ledger.start(entry.event, at)
+            elif entry.event is not None:
+                self.ledger.end(entry.event, at)
+
+    def _read_beats(self, now: float) -> None:
+        """Hear all workers; forget those that are long gone."""
+        keys, client = self._state.keys, self._state.client
+        reply: Any = client.register_script(self._beats_script)([keys.nodes], [keys.heartbeat("")])
+        beats, gone = [], []
+        for node, text, left in zip(reply[::3], reply[1::3], reply[2::3], strict=True):
+            heartbeat = Heartbeat.decode(text) if text else None
+            if heartbeat is not None and heartbeat.node == node:
+                beats.append(Beat(heartbeat, now + max(int(left), 0) / 1000.0))
+                self._dead_since.pop(node, None)
+                continue
+            self.counters["heartbeats_refused"] += text is not None
+            if now - self._dead_since.setdefault(node, now) > FORGET_NODE_SECONDS:
+                gone.append(node)
+                del self._dead_since[node]
+        if gone:
+            client.srem(keys.nodes, *gone)
+        self.ledger.hear(beats, now)
+        self._beats_at = now + BEATS_SECONDS + BEATS_SECONDS_PER_NODE * len(beats)
+
+    def _read_depths(self, now: float) -> bool:
+        """Ask the broker what waits, less often when it is slow to answer.
+
+        False while what it said last is used again: assignments made since are not in it.
+        """
+        if now < self._depths_at:
+            return not self._depths
+        try:
+            self._depths = self._broker.depths(self.ledger.queue_names)
+            self._troubles.end("broker")
+            self._depths_at = now + (self.now() - now) * (1.0 / DEPTHS_SHARE - 1.0)
+        except BrokerError as error:
+            self.counters["broker_errors"] += 1
+            self._troubles.begin("broker", str(error))
+            self._depths = {}
+            self._depths_at = self.now() + BROKER_RETRY_SECONDS
+        return True
+
+    _beats_script: Final = lua("beats")

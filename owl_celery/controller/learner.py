@@ -1,0 +1,341 @@
+"""Learn from the stream: outcomes to the tracker, and the tracker to the store, exactly once."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Final
+
+from redis.exceptions import ResponseError
+
+from owl_celery.controller.arrivals import Arrivals
+from owl_celery.controller.events import Entry, read_events
+from owl_celery.controller.health import Troubles
+from owl_celery.controller.view import EncodedKnowledge, versions
+from owl_celery.errors import OwlError, StaleCursorError, StoreError
+from owl_celery.fleet import Fleet
+from owl_celery.policies.base import Policy
+from owl_celery.redis_state import RedisState
+from owl_celery.settings import Settings
+from owl_celery.store.base import FIRST_CURSOR, Store
+from owl_celery.tracker import TaskPerformanceTracker
+from owl_celery.types import Outcome, TaskView
+from owl_celery.wire import Knowledge
+
+log = logging.getLogger(__name__)
+
+READ_AT_ONCE: Final = 500
+COMMIT_SECONDS: Final = 0.1
+COMMIT_AT_MOST_SECONDS: Final = 5.0
+COMMIT_SHARE: Final = 0.2
+SNAPSHOT_SECONDS: Final = 0.1
+SNAPSHOT_SHARE: Final = 0.1
+POLICY_TICK_SECONDS: Final = 2.0
+RETRY_SECONDS: Final = 1.0
+RETRY_AT_MOST_SECONDS: Final = 10.0
+TRIM_SECONDS: Final = 10.0
+KEEP_EVENTS_SECONDS: Final = 600.0
+PRUNE_SECONDS: Final = 60.0
+
+
+class Learner:
+    """Owns the policy of a controller: teaches it, saves it, and encodes what it knows.
+
+    All of it happens in ``step``, which one thread calls again and again; a database that hangs
+    holds up that thread and nothing else. Outcomes, aggregates, policy state and stream cursor
+    are committed together, on the condition that the store still is where it was left; when
+    that fails in any way, everything learned is loaded from the store again and the stream is
+    read from there. So each outcome counts once, over crashes and with two controllers at work.
+
+    Parameters
+    ----------
+    state
+        Where the stream is.
+    settings
+        Retention.
+    open_store
+        Makes the store; called by the first step, since it imports a lot.
+    policy
+        A fresh one.
+    fence
+        Fencing number of our lease.
+    troubles
+        Told of the store's health as ``store``.
+    clock
+        Monotonic seconds.
+
+    Attributes
+    ----------
+    counters
+        Events and errors since the start, by name.
+    knowledge
+        The latest encoded knowledge.
+    fleet
+        The latest columns; set by the controller, read by the policy.
+
+    """
+
+    def __init__(
+        self,
+        state: RedisState,
+        settings: Settings,
+        open_store: Callable[[], Store],
+        policy: Policy,
+        fence: int,
+        troubles: Troubles,
+        clock: Callable[[], float],
+    ) -> None:
+        self.counters: Counter[str] = Counter()
+        self.knowledge: EncodedKnowledge | None = None
+        self.fleet = Fleet([], [])
+        self.policy = policy
+        self.tracker = TaskPerformanceTracker(policy)
+        self._state = state
+        self._settings = settings
+        self._open_store = open_store
+        self._troubles = troubles
+        self._clock = clock
+        self._versions = versions(fence)
+        self._policy_lock = threading.Lock()
+        self._arrivals = Arrivals(state)
+        self._store: Store | None = None
+        self._is_loaded = False
+        self._committed = FIRST_CURSOR
+        self._cursor = FIRST_CURSOR
+        self._behind_at: float | None = None
+        self._retry_at = float("-inf")
+        self._retry_seconds = RETRY_SECONDS
+        self._commit_at = self._snapshot_at = float("-inf")
+        self._is_taught = False
+        self._unversioned = ""
+        self._tick_at = self._trim_at = self._prune_at = clock()
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether what was learned before is there."""
+        return self._is_loaded
+
+    @property
+    def cursor(self) -> str:
+        """Stream id up to which outcomes are committed."""
+        return self._committed
+
+    def lag_seconds(self, now: float) -> float:
+        """Time since the learner last had read all of the stream; 0 while it keeps up."""
+        return 0.0 if self._behind_at is None else max(now - self._behind_at, 0.0)
+
+    def predict(self, task_type: str, gpu_model: str) -> float | None:
+        """Service time that the policy expects; None when unknown, or when it is busy."""
+        if not self._policy_lock.acquire(blocking=False):
+            return None
+        try:
+            return self.policy.predict_seconds(TaskView(task_type), gpu_model)
+        except Exception:
+            self._count_policy_error("predict")
+            return None
+        finally:
+            self._policy_lock.release()
+
+    def step(self, mode: str = "on") -> bool:
+        """Read, learn, commit; say whether there may be more to read at once.
+
+        Parameters
+        ----------
+        mode
+            The kill switch; ``off`` passes over outcomes without learning.
+
+        Raises
+        ------
+        redis.RedisError
+            When Redis does not answer.
+
+        """
+        now = self._clock()
+        if self._behind_at is None:
+            self._behind_at = now
+        if not self._is_loaded and not self._load(now):
+            return False
+        entries = read_events(self._state, self._cursor, READ_AT_ONCE)
+        try:
+            self._take(entries, mode, now)
+            self._tend_policy(mode, now)
+            self._commit_when_due(now)
+            self._tidy(now)
+        except StoreError as error:
+            self._fail(error, now)
+            return False
+        has_more = len(entries) == READ_AT_ONCE
+        if not has_more:
+            self._behind_at = None
+        return has_more
+
+    def finish(self) -> None:
+        """Commit what is learned and close the store; whatever fails is read again later."""
+        try:
+            if self._is_loaded:
+                self._commit(self._clock())
+            if self._store is not None:
+                self._store.close()
+        except StoreError as error:
+            log.info("owl controller: the last outcomes are left to the next one (%s)", error)
+
+    def _load(self, now: float) -> bool:
+        """Continue from what is stored; False when the store cannot be used yet."""
+        if now < self._retry_at:
+            return False
+        try:
+            if self._store is None:
+                self._store = self._open_store()
+            learned = self._store.load()
+        except OwlError as error:
+            self._fail(error, now)
+            return False
+        with self._policy_lock:
+            self.tracker.restore(learned)
+        self._committed = self._cursor = learned.cursor
+        self._is_loaded = self._is_taught = True
+        self._retry_seconds = RETRY_SECONDS
+        self._troubles.end("store")
+        return True
+
+    def _fail(self, error: OwlError, now: float) -> None:
+        """Forget what is not committed; what was published stays until the store is back."""
+        self._is_loaded = False
+        if isinstance(error, StaleCursorError):
+            self.counters["stale_cursors"] += 1
+            return
+        self.counters["store_errors"] += 1
+        self._troubles.begin("store", str(error))
+        self._retry_at = now + self._retry_seconds
+        self._retry_seconds = min(2.0 * self._retry_seconds, RETRY_AT_MOST_SECONDS)
+
+    def _take(self, entries: list[Entry], mode: str, now: float) -> None:
+        """Learn from entries of the stream and move the cursor."""
+        if not entries:
+            return
+        outcomes = [entry.event for entry in entries if isinstance(entry.event, Outcome)]
+        self.counters["undecodable"] += sum(entry.event is None for entry in entries)
+        if mode == "off":
+            self.counters["passed_over"] += len(outcomes)
+        elif outcomes:
+            assert self._store is not None
+            known = self._store.known([outcome.key for outcome in outcomes])
+            with self._policy_lock:
+                batch = self.tracker.record(outcomes, now, known)
+            self.counters["outcomes"] += len(batch.accepted)
+            self.counters["duplicates"] += batch.duplicates
+            self.counters["undecodable"] += batch.refused
+            self._is_taught = self._is_taught or bool(batch.accepted)
+        self._cursor = entries[-1].cursor
+
+    def _tend_policy(self, mode: str, now: float) -> None:
+        """Tell the policy of arrivals and of time, and encode what it knows."""
+        arrived = self._arrivals.read(now)
+        if mode != "off":
+            with self._policy_lock:
+                for task_type, at in arrived:
+                    try:
+                        self.policy.arrived(TaskView(task_type), at)
+                    except Exception:
+                        self._count_policy_error("arrived")
+            self._is_taught = self._is_taught or bool(arrived)
+        if now - self._tick_at >= POLICY_TICK_SECONDS and len(self.fleet):
+            self._tick_at = now
+            try:
+                with self._policy_lock:
+                    self.policy.tick(self.fleet, now)
+            except Exception:
+                self._count_policy_error("tick")
+            self._is_taught = True
+        if self._is_taught and now >= self._snapshot_at:
+            self._is_taught = False
+            self._encode()
+            # A large snapshot is made less often.
+            cost = self._clock() - now
+            self._snapshot_at = now + max(SNAPSHOT_SECONDS, cost / SNAPSHOT_SHARE)
+
+    def _encode(self) -> None:
+        try:
+            with self._policy_lock:
+                snapshot = dict(self.policy.snapshot())
+            unversioned = Knowledge(0, self.policy.name, snapshot).encode()
+            if unversioned != self._unversioned:
+                version = next(self._versions)
+                text = Knowledge(version, self.policy.name, snapshot).encode()
+                self._unversioned, self.knowledge = unversioned, EncodedKnowledge(version, text)
+        except Exception:
+            self._count_policy_error("snapshot")
+
+    def _commit_when_due(self, now: float) -> None:
+        if self._cursor == self._committed or now < self._commit_at:
+            return
+        self._commit(now)
+        # A slow database is written to less often.
+        cost = self._clock() - now
+        pause = min(max(COMMIT_SECONDS, cost / COMMIT_SHARE), COMMIT_AT_MOST_SECONDS)
+        self._commit_at = self._clock() + pause
+
+    def _commit(self, now: float) -> None:
+        """Move the store on to where we are."""
+        if self._cursor == self._committed:
+            return
+        assert self._store is not None
+        pending = self.tracker.take()
+        with self._policy_lock:
+            state = self.policy.state() if pending.outcomes else None
+        self._store.commit(
+            expected_cursor=self._committed,
+            cursor=self._cursor,
+            outcomes=pending.outcomes,
+            policy_name=self.policy.name,
+            policy_state=state,
+            aggregates=pending.aggregates,
+        )
+        self._committed = self._cursor
+        self.counters["commits"] += 1
+
+    def _tidy(self, now: float) -> None:
+        """Trim the stream behind the cursor, and forget old outcomes."""
+        if now - self._trim_at >= TRIM_SECONDS:
+            self._trim_at = now
+            milliseconds = int(self._committed.partition("-")[0])
+            # The next controller looks at the latest events to see what runs.
+            oldest = milliseconds - int(KEEP_EVENTS_SECONDS * 1000)
+            if oldest > 0:
+                self._state.client.xtrim(self._state.keys.events, minid=str(oldest))
+            self._check_stream()
+        if now - self._prune_at >= PRUNE_SECONDS:
+            self._prune_at = now
+            assert self._store is not None
+            self._store.prune(self._settings.outcome_retention_count)
+
+    def _check_stream(self) -> None:
+        """Start over with a stream that is younger than the cursor: Redis has lost its data."""
+        try:
+            reply: Any = self._state.client.xinfo_stream(self._state.keys.events)
+        except ResponseError:
+            return  # There is no stream yet.
+        if position(reply["last-generated-id"]) < position(self._cursor):
+            log.warning("owl controller: the stream of events was lost and has begun anew")
+            self._cursor = FIRST_CURSOR
+            self.counters["stream_resets"] += 1
+
+    def _count_policy_error(self, verb: str) -> None:
+        self.counters["policy_errors"] += 1
+        if self.counters["policy_errors"] == 1:
+            log.exception("owl controller: policy %s failed at %s", self.policy.name, verb)
+
+
+def position(cursor: str) -> tuple[int, int]:
+    """Make stream ids comparable.
+
+    Examples
+    --------
+    >>> position("10-0") > position("9-1")
+    True
+
+    """
+    milliseconds, _, sequence = cursor.partition("-")
+    return int(milliseconds), int(sequence or 0)
