@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from celery import Celery, Task
+from celery import Celery, Task, signals
 from celery.contrib.testing.worker import start_worker
 from celery.exceptions import Reject
 from celery.result import AsyncResult
@@ -53,6 +53,10 @@ class Worker:
             time.sleep(0.01)
 
 
+def leave_logging(**_: Any) -> None:
+    """Configure nothing."""
+
+
 @pytest.fixture
 def worker(redis_url: str) -> Iterator[Worker]:
     worker = Worker(redis_url)
@@ -90,8 +94,11 @@ def worker(redis_url: str) -> Iterator[Worker]:
     def sized(size: float) -> None:
         pass
 
+    # A receiver of this signal keeps Celery from changing how this process logs.
+    signals.setup_logging.connect(leave_logging)
     with start_worker(worker.app, perform_ping_check=False, pool="solo", shutdown_timeout=20.0):
         yield worker
+    signals.setup_logging.disconnect(leave_logging)
     worker.feedback.disconnect()
     worker.outbox.close()
     worker.app.close()
