@@ -16,7 +16,7 @@ from rich.table import Table
 
 from owl_celery.errors import InputError
 from owl_celery.simulate.baselines import contender_names
-from owl_celery.simulate.engine import Conditions
+from owl_celery.simulate.conditions import Conditions
 from owl_celery.simulate.faults import read_faults
 from owl_celery.simulate.instance import Instance
 from owl_celery.simulate.results import Row, median_row
@@ -198,7 +198,7 @@ def _show(rows: Sequence[Row], baseline: str) -> None:
     for row in rows:
         groups[row.load, row.policy].append(row)
     table = Table(title="Response time in seconds, medians over seeds")
-    table.add_column("load", justify="right")
+    table.add_column("load", justify="right", no_wrap=True)
     table.add_column("policy", no_wrap=True)
     for head in ("mean", "p50", "p95", "p99", "ratio", "stable"):
         table.add_column(head, justify="right", no_wrap=True)

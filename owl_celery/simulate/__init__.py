@@ -5,7 +5,8 @@ from __future__ import annotations
 from owl_celery.simulate.arrivals import Arrivals, mmpp, poisson, read_trace
 from owl_celery.simulate.baselines import contender_names, make_contender
 from owl_celery.simulate.capacity import Capacity, lp_capacity
-from owl_celery.simulate.engine import Conditions, Run, Simulation
+from owl_celery.simulate.conditions import Conditions, Run
+from owl_celery.simulate.engine import Simulation
 from owl_celery.simulate.faults import Action, Fault, read_faults
 from owl_celery.simulate.instance import Instance
 from owl_celery.simulate.results import Row

@@ -3,115 +3,26 @@
 from __future__ import annotations
 
 import heapq
-from collections import deque
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from owl_celery.errors import NoOpenQueueError
 from owl_celery.fleet import WaitingTasks
 from owl_celery.policies.base import Policy
 from owl_celery.simulate.arrivals import Arrivals
 from owl_celery.simulate.central import Central
+from owl_celery.simulate.conditions import Conditions, Run
 from owl_celery.simulate.faults import Action, Fault
 from owl_celery.simulate.instance import Instance
+from owl_celery.simulate.servers import Servers
 from owl_celery.simulate.views import StaleViews
 from owl_celery.types import Outcome, TaskView, TryState
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-
 UNPREDICTED_SECONDS: Final = 1.0
 """Counted for a task whose policy does not predict."""
-
-
-@dataclass(frozen=True, slots=True)
-class Conditions:
-    """How the world behaves besides its service times.
-
-    Parameters
-    ----------
-    size_feature
-        Whether policies are told the size of a task.
-    steal_seconds
-        Pause between two looks for waiting tasks that an idle queue could take; None: never.
-    routers
-        Number of routers that tasks come from in turn.
-    view_age
-        Age in seconds of the load that routers see; 0: always fresh.
-    switch_seconds
-        Time to load another model than that of the queue's last task.
-    failure_seconds
-        Time that a failing try wastes.
-    max_tries
-        Tries after which a task is given up.
-    policy_tick_seconds
-        Pause between two calls of the policy's ``tick``.
-    faults
-        Events, in order of time.
-
-    """
-
-    size_feature: bool = False
-    steal_seconds: float | None = None
-    routers: int = 1
-    view_age: float = 0.0
-    switch_seconds: float = 0.0
-    failure_seconds: float = 0.1
-    max_tries: int = 10
-    policy_tick_seconds: float = 1.0
-    faults: tuple[Fault, ...] = ()
-
-
-@dataclass(frozen=True, eq=False)
-class Run:
-    """What happened to each of n tasks, in order of arrival.
-
-    Parameters
-    ----------
-    arrived
-        Seconds, shape (n,).
-    response
-        Seconds from arrival to the end of the last try; NaN while none can run, shape (n,).
-    tries
-        Tries of each task, shape (n,).
-    queues
-        Row of the queue that served the last try, shape (n,).
-    lost
-        Tasks given up after ``max_tries``.
-    stolen
-        Tasks moved to an idle queue while they waited.
-    explored
-        Decisions that the policy called exploration.
-
-    """
-
-    arrived: Floats
-    response: Floats
-    tries: Ints
-    queues: Ints
-    lost: int
-    stolen: int
-    explored: int
-
-
-@dataclass(slots=True)
-class _Queue:
-    """One GPU."""
-
-    speed: float = 1.0
-    is_up: bool = True
-    running: int = -1
-    ends: float = 0.0
-    started: float = 0.0
-    fails: bool = False
-    generation: int = 0
-    loaded: str | None = None
-    waiting: deque[int] = field(default_factory=deque)
 
 
 class Simulation:
@@ -130,6 +41,19 @@ class Simulation:
     seed
         Of what is drawn while the run goes on (random failures).
 
+    Examples
+    --------
+    >>> from owl_celery.simulate import gavel_table, make_contender, poisson
+    >>> instance = Instance.draw(gavel_table(), {"k80": 2, "v100": 2}, seed=0)
+    >>> rate = 0.5 * instance.capacity.rate
+    >>> tasks = poisson(rate, instance.mix, count=2000, size_cv=0.3, seed=0)
+    >>> means = []
+    >>> for name in ("shortest_queue", "jsed_oracle"):
+    ...     policy = make_contender(name, instance, rate, seed=0)
+    ...     means.append(Simulation(instance, tasks, policy).run().response.mean())
+    >>> bool(means[1] < means[0])
+    True
+
     """
 
     def __init__(
@@ -141,57 +65,46 @@ class Simulation:
         seed: int = 0,
     ) -> None:
         self.conditions = conditions or Conditions()
-        self.policy = policy
         self.fleet = instance.fleet()
+        self._policy = policy if isinstance(policy, Policy) else None
         self._central = policy if isinstance(policy, Central) else None
+        self._name = policy.name
+        self._predict = policy.predict_seconds
+        self._learns = self._overrides("learn_one")
+        self._counts = self._overrides("arrived")
+
+        self._servers = Servers(self.fleet)
+        self._row = {name: row for row, name in enumerate(self.fleet.names)}
+        self._model_of = [self.fleet.gpu_model(row) for row in range(len(self.fleet))]
+        self._column_of = [int(column) for column in self.fleet.model_index]
         self._types = instance.table.types
-        self._models = self.fleet.models
-        self._model_of = [int(m) for m in self.fleet.model_index]
         self._seconds: list[list[float]] = instance.table.seconds.tolist()
         self._failing = np.zeros(instance.table.seconds.shape)
         self._can_fail = False
-        self._rng = np.random.default_rng([seed, 4])
-        self._row = {name: row for row, name in enumerate(self.fleet.names)}
-        self._queues = [_Queue() for _ in self.fleet.names]
-        self._idle = dict.fromkeys(range(len(self.fleet)))
-        self._waiting = 0
-        self._events: list[tuple[float, int, Callable[..., None], Any]] = []
-        self._sequence = 0
-        self._unsettled = len(arrivals)
-        self._parked: list[int] = []
+        self._random = np.random.default_rng([seed, 4])
         age = self.conditions.view_age
         self._views = StaleViews(self.fleet, self.conditions.routers, age) if age > 0.0 else None
 
         count = len(arrivals)
         self._times: list[float] = arrivals.times.tolist()
-        self._type: list[int] = arrivals.types.tolist()
+        self._kind: list[int] = arrivals.types.tolist()
         self._size: list[float] = arrivals.sizes.tolist()
-        self._model = list(arrivals.models) if arrivals.models else [None] * count
-        plain: dict[tuple[int, str | None], TaskView] = {}
-        if self.conditions.size_feature:
-            self._view = [
-                TaskView(self._types[k], size, model)
-                for k, size, model in zip(self._type, self._size, self._model, strict=True)
-            ]
-        else:
-            for key in zip(self._type, self._model, strict=True):
-                if key not in plain:
-                    plain[key] = TaskView(self._types[key[0]], 1.0, key[1])
-            self._view = [plain[key] for key in zip(self._type, self._model, strict=True)]
+        self._view = _views_of(arrivals, self._types, self.conditions.size_feature)
         self._predicted: list[float | None] = [None] * count
         self._explored = [False] * count
         self._tries = [0] * count
-        self._end = [float("nan")] * count
+        self._end = [math.nan] * count
         self._served_by = [-1] * count
-        self._lost = 0
-        self._stolen = 0
-        self._explorations = 0
+        self._lost = self._stolen = self._explorations = 0
 
-        self._learns = isinstance(policy, Policy) and _overrides(policy, "learn_one")
-        self._counts = isinstance(policy, Policy) and _overrides(policy, "arrived")
+        self._events: list[tuple[float, int, Callable[..., None], Any]] = []
+        self._scheduled = 0
+        self._unsettled = count
+        self._parked: list[int] = []
+        self._faults_left = len(self.conditions.faults)
 
     def run(self, progress: Callable[[int], None] | None = None) -> Run:
-        """Run until every task has ended or can never end.
+        """Run until every task has ended or can never end; once for each object.
 
         Parameters
         ----------
@@ -219,10 +132,10 @@ class Simulation:
                 break
         if progress is not None and arrived > told:
             progress(arrived - told)
-        ends = np.array(self._end)
+        began = np.array(times)
         return Run(
-            arrived=np.array(times),
-            response=ends - np.array(times),
+            arrived=began,
+            response=np.array(self._end) - began,
             tries=np.array(self._tries),
             queues=np.array(self._served_by),
             lost=self._lost,
@@ -230,158 +143,114 @@ class Simulation:
             explored=self._explorations,
         )
 
+    def _overrides(self, method: str) -> bool:
+        """Whether the policy has its own version of a method; the base's needs no call."""
+        policy = self._policy
+        return policy is not None and getattr(type(policy), method) is not getattr(Policy, method)
+
     def _at(self, time: float, act: Callable[..., None], argument: Any = None) -> None:
-        self._sequence += 1
-        heapq.heappush(self._events, (time, self._sequence, act, argument))
+        self._scheduled += 1
+        heapq.heappush(self._events, (time, self._scheduled, act, argument))
 
     def _schedule_regular(self) -> None:
-        self._faults_left = len(self.conditions.faults)
         for fault in self.conditions.faults:
             self._at(fault.time, self._strike, fault)
-        if isinstance(self.policy, Policy):
-            if _overrides(self.policy, "tick"):
-                self._at(0.0, self._tick)
-            if self.conditions.steal_seconds is not None and _overrides(self.policy, "steal"):
-                self._at(self.conditions.steal_seconds, self._look_for_idle)
+        if self._overrides("tick"):
+            self._at(0.0, self._tick)
+        if self.conditions.steal_seconds is not None and self._overrides("steal"):
+            self._at(self.conditions.steal_seconds, self._look_for_idle)
         if self._views is not None:
             self._at(self._views.interval, self._publish)
 
-    # Arrival to start
+    # From arrival to start.
 
     def _arrive(self, index: int, now: float) -> None:
-        if self._counts:
-            self.policy.arrived(self._view[index], now)  # type: ignore[union-attr]
+        if self._counts and self._policy is not None:
+            self._policy.arrived(self._view[index], now)
         self._route(index, now)
 
     def _route(self, index: int, now: float) -> None:
         """Choose the queue of a new task or of another try."""
         view = self._view[index]
-        if self._central is not None:
-            self._central.hold(index, view)
+        if self._policy is None:
+            if self._central is not None:
+                self._central.hold(index, view)
             return
-        policy = self.policy
-        assert isinstance(policy, Policy)
         router = index % self.conditions.routers
         fleet = self.fleet if self._views is None else self._views.seen_by(router, now)
         try:
-            decision = policy.choose(view, fleet, now)
+            decision = self._policy.choose(view, fleet, now)
         except NoOpenQueueError:
             self._parked.append(index)
             return
         row = self._row[decision.queue]
-        predicted = decision.service_seconds
-        self._predicted[index] = predicted
+        self._predicted[index] = decision.service_seconds
         self._explored[index] = decision.explored
         self._explorations += decision.explored
-        seconds = UNPREDICTED_SECONDS if predicted is None else predicted
+        seconds = _counted(decision.service_seconds)
         if self._views is not None:
             self._views.assigned(router, row, seconds, now)
-        queue = self._queues[row]
-        if not queue.is_up:
-            # A router with an old view chose a queue that is gone: it is routed again.
-            self._at(now + self.conditions.view_age, self._reroute, index)
-        elif queue.running < 0:
+        server = self._servers[row]
+        if not server.is_up:
+            # An old view showed a queue that is gone; its tasks are routed again.
+            self._at(now + self.conditions.view_age, self._route, index)
+        elif server.running < 0:
             self._start(index, row, now)
         else:
-            queue.waiting.append(index)
-            self._waiting += 1
-            self.fleet.waiting_count[row] += 1
-            self.fleet.waiting_seconds[row] += seconds
-
-    def _reroute(self, index: int, now: float) -> None:
-        self._route(index, now)
+            self._servers.join(row, index, seconds)
 
     def _release(self, central: Central, now: float) -> None:
-        while self._idle:
-            released = central.release(self._idle, self.fleet, now)
+        while self._servers.idle:
+            released = central.release(self._servers.idle, self.fleet, now)
             if released is None:
                 return
             index, row = released
-            view = self._view[index]
-            self._predicted[index] = central.predict_seconds(
-                view, self._models[self._model_of[row]]
-            )
+            self._predicted[index] = self._predict(self._view[index], self._model_of[row])
             self._start(index, row, now)
 
     def _start(self, index: int, row: int, now: float) -> None:
-        queue = self._queues[row]
-        kind, model = self._type[index], self._model_of[row]
-        mean = self._seconds[kind][model]
-        queue.fails = mean != mean or (
-            self._can_fail and float(self._rng.random()) < self._failing[kind, model]
+        server = self._servers[row]
+        kind, column = self._kind[index], self._column_of[row]
+        mean = self._seconds[kind][column]
+        server.fails = math.isnan(mean) or (
+            self._can_fail and float(self._random.random()) < self._failing[kind, column]
         )
-        work = self.conditions.failure_seconds if queue.fails else mean * self._size[index]
-        wanted = self._model[index]
-        if wanted is not None and wanted != queue.loaded:
+        work = self.conditions.failure_seconds if server.fails else mean * self._size[index]
+        wanted = self._view[index].model
+        if wanted is not None and wanted != server.loaded:
             work += self.conditions.switch_seconds
-            queue.loaded = wanted
-        queue.running = index
-        queue.started = now
-        queue.ends = now + work / queue.speed
-        queue.generation += 1
-        self._idle.pop(row, None)
-        predicted = self._predicted[index]
-        fleet = self.fleet
-        fleet.running_seconds[row, 0] = (
-            UNPREDICTED_SECONDS if predicted is None else max(predicted, 1e-9)
-        )
-        fleet.running_since[row, 0] = now
-        self._at(queue.ends, self._finish, (row, queue.generation))
+            server.loaded = wanted
+        self._servers.start(row, index, work, _counted(self._predicted[index]), now)
+        self._at(server.ends, self._finish, (row, server.starts))
 
-    # End to the next start
+    # From the end of a try to the next start.
 
     def _finish(self, which: tuple[int, int], now: float) -> None:
-        row, generation = which
-        queue = self._queues[row]
-        if queue.generation != generation or queue.running < 0:
+        row, starts = which
+        server = self._servers[row]
+        if server.starts != starts or server.running < 0:
             return
-        index = queue.running
-        queue.running = -1
-        self.fleet.running_seconds[row, 0] = 0.0
-        out_of_memory = (
-            queue.fails
-            and self._seconds[self._type[index]][self._model_of[row]]
-            != (self._seconds[self._type[index]][self._model_of[row]])
-        )
-        state = TryState.RETRY if queue.fails else TryState.SUCCESS
-        self._end_try(index, row, state, out_of_memory, now)
-        self._next(row, now)
-        if queue.fails or state is not TryState.SUCCESS:
+        index = self._servers.end(row)
+        failed = server.fails
+        if failed:
+            is_short = math.isnan(self._seconds[self._kind[index]][self._column_of[row]])
+            self._end_try(index, row, TryState.RETRY, is_short, now)
+        else:
+            self._end_try(index, row, TryState.SUCCESS, False, now)
+        if server.waiting:
+            self._start(self._servers.leave(row)[0], row, now)
+        if failed:
             self._retry(index, now)
-
-    def _next(self, row: int, now: float) -> None:
-        """Start what waits at a queue that has nothing to do, or have it take work elsewhere."""
-        queue = self._queues[row]
-        if not queue.is_up or queue.running >= 0:
-            return
-        if queue.waiting:
-            self._start(self._leave(row, 0), row, now)
-        else:
-            self._idle[row] = None
-
-    def _leave(self, row: int, position: int) -> int:
-        """Take a task out of the waiting line of a queue."""
-        queue, fleet = self._queues[row], self.fleet
-        index = queue.waiting[position]
-        del queue.waiting[position]
-        self._waiting -= 1
-        predicted = self._predicted[index]
-        fleet.waiting_count[row] -= 1
-        if queue.waiting:
-            fleet.waiting_seconds[row] -= UNPREDICTED_SECONDS if predicted is None else predicted
-        else:
-            fleet.waiting_seconds[row] = 0.0
-        return index
 
     def _end_try(
         self, index: int, row: int, state: TryState, out_of_memory: bool, now: float
     ) -> None:
-        queue = self._queues[row]
         attempt = self._tries[index]
         self._tries[index] += 1
         self._served_by[index] = row
         view = self._view[index]
-        if self._learns:
+        started = self._servers[row].started
+        if self._learns and self._policy is not None:
             outcome = Outcome(
                 task_id=str(index),
                 decision_id=f"{index}.{attempt}",
@@ -390,24 +259,24 @@ class Simulation:
                 size=view.size,
                 queue=self.fleet.names[row],
                 worker_id=self.fleet.names[row],
-                gpu_model=self._models[self._model_of[row]],
+                gpu_model=self._model_of[row],
                 state=state,
-                service_seconds=now - queue.started,
+                service_seconds=now - started,
                 finished_at=now,
-                wait_seconds=queue.started - self._times[index],
+                wait_seconds=started - self._times[index],
                 predicted_seconds=self._predicted[index],
-                algorithm=self.policy.name,
+                algorithm=self._name,
                 explored=self._explored[index],
-                error=None if state is TryState.SUCCESS else "RuntimeError",
+                error=None if state.succeeded else "RuntimeError",
                 out_of_memory=out_of_memory,
                 model=view.model,
             )
-            self.policy.learn_one(outcome, now)  # type: ignore[union-attr]
-        if state is TryState.SUCCESS:
+            self._policy.learn_one(outcome, now)
+        if state.succeeded:
             self._end[index] = now
             self._unsettled -= 1
-        elif out_of_memory and self._central is None:
-            tried = view.tried | {self._models[self._model_of[row]]}
+        elif out_of_memory:
+            tried = view.tried | {self._model_of[row]}
             self._view[index] = TaskView(view.task_type, view.size, view.model, tried)
 
     def _retry(self, index: int, now: float) -> None:
@@ -418,98 +287,104 @@ class Simulation:
         else:
             self._route(index, now)
 
-    # What happens regularly, and what goes wrong
+    # What happens regularly, and what goes wrong.
 
     def _tick(self, _: None, now: float) -> None:
-        self.policy.tick(self.fleet, now)  # type: ignore[union-attr]
+        if self._policy is not None:
+            self._policy.tick(self.fleet, now)
         self._at(now + self.conditions.policy_tick_seconds, self._tick)
 
     def _publish(self, _: None, now: float) -> None:
-        assert self._views is not None
-        self._views.publish(now)
-        self._at(now + self._views.interval, self._publish)
+        if self._views is not None:
+            self._views.publish(now)
+            self._at(now + self._views.interval, self._publish)
 
     def _look_for_idle(self, _: None, now: float) -> None:
-        for row in list(self._idle):
-            if not self._waiting:
+        for row in list(self._servers.idle):
+            if not self._servers.waiting_count:
                 break
             self._steal(row, now)
-        assert self.conditions.steal_seconds is not None
-        self._at(now + self.conditions.steal_seconds, self._look_for_idle)
+        if self.conditions.steal_seconds is not None:
+            self._at(now + self.conditions.steal_seconds, self._look_for_idle)
 
     def _steal(self, row: int, now: float) -> None:
-        policy = self.policy
-        assert isinstance(policy, Policy)
+        if self._policy is None:
+            return
         waiting = self._waiting_tasks(now)
-        taken = policy.steal(row, waiting, self.fleet, now)
+        taken = self._policy.steal(row, waiting, self.fleet, now)
         if taken is None:
             return
         source = int(waiting.rows[taken])
-        position = len(self._queues[source].waiting) - 1 - int(waiting.behind_count[taken])
-        index = self._leave(source, position)
-        predicted = policy.predict_seconds(self._view[index], self._models[self._model_of[row]])
-        self._predicted[index] = self._predicted[index] if predicted is None else predicted
+        position = len(self._servers[source].waiting) - 1 - int(waiting.behind_count[taken])
+        index, _ = self._servers.leave(source, position)
+        predicted = self._predict(self._view[index], self._model_of[row])
+        if predicted is not None:
+            self._predicted[index] = predicted
         self._stolen += 1
         self._start(index, row, now)
 
     def _waiting_tasks(self, now: float) -> WaitingTasks:
-        lines = [queue.waiting for queue in self._queues]
-        indices = list(chain.from_iterable(lines))
+        lines = [server.waiting for server in self._servers.rows]
+        indices = [index for line in lines for index, _ in line]
+        seconds = np.array([predicted for line in lines for _, predicted in line])
         counts = np.array([len(line) for line in lines])
         ends = np.cumsum(counts)
         rows = np.repeat(np.arange(len(lines)), counts)
-        seconds = np.array(
-            [UNPREDICTED_SECONDS if (p := self._predicted[i]) is None else p for i in indices]
-        )
         before = np.concatenate([[0.0], np.cumsum(seconds)])
         ahead = before[:-1] - before[(ends - counts)[rows]] + self.fleet.residual_seconds(now)[rows]
         return WaitingTasks(
-            tasks=[self._view[i] for i in indices],
+            tasks=[self._view[index] for index in indices],
             rows=rows,
             service_seconds=seconds,
             ahead_seconds=ahead,
             behind_count=ends[rows] - 1 - np.arange(len(indices)),
-            published_at=np.array([self._times[i] for i in indices]),
+            published_at=np.array([self._times[index] for index in indices]),
         )
 
     def _strike(self, fault: Fault, now: float) -> None:
         self._faults_left -= 1
         if fault.action is Action.FAIL:
             kinds = [k for k, name in enumerate(self._types) if fault.task_type in ("", name)]
-            self._failing[kinds, self._models.index(fault.target)] = fault.value
+            self._failing[kinds, self.fleet.models.index(fault.target)] = fault.value
             self._can_fail = bool(self._failing.any())
             return
         row = self._row[fault.target]
-        queue = self._queues[row]
+        server = self._servers[row]
         if fault.action is Action.THROTTLE:
-            rest = max(queue.ends - now, 0.0) * queue.speed / fault.value
-            queue.speed = fault.value
-            if queue.running >= 0:
-                queue.ends = now + rest
-                queue.generation += 1
-                self._at(queue.ends, self._finish, (row, queue.generation))
-        elif fault.action is Action.STOP and queue.is_up:
-            queue.is_up = False
-            self.fleet.is_open[row] = False
-            self._idle.pop(row, None)
-            moved = [self._leave(row, 0) for _ in range(len(queue.waiting))]
-            if queue.running >= 0:
-                index, queue.running = queue.running, -1
-                self.fleet.running_seconds[row, 0] = 0.0
+            self._servers.throttle(row, fault.value, now)
+            if server.running >= 0:
+                self._at(server.ends, self._finish, (row, server.starts))
+        elif fault.action is Action.STOP and server.is_up:
+            waiting = self._servers.close(row)
+            if server.running >= 0:
+                index = self._servers.end(row)
                 self._end_try(index, row, TryState.LOST, False, now)
                 self._retry(index, now)
-            for index in moved:
+            for index in waiting:
                 self._route(index, now)
-        elif fault.action is Action.RETURN and not queue.is_up:
-            queue.is_up = True
-            queue.loaded = None
-            self.fleet.is_open[row] = True
-            self._idle[row] = None
+        elif fault.action is Action.RETURN and not server.is_up:
+            self._servers.open(row)
             parked, self._parked = self._parked, []
             for index in parked:
                 self._route(index, now)
 
 
-def _overrides(policy: Policy, method: str) -> bool:
-    """Whether a policy has its own version of a method; the base's needs no call."""
-    return getattr(type(policy), method) is not getattr(Policy, method)
+def _counted(predicted: float | None) -> float:
+    """Service seconds to count for a task in the load."""
+    return UNPREDICTED_SECONDS if predicted is None else predicted
+
+
+def _views_of(arrivals: Arrivals, types: tuple[str, ...], size_feature: bool) -> list[TaskView]:
+    """What policies may know of each task; equal ones share an object."""
+    models = arrivals.models or [None] * len(arrivals)
+    kinds = arrivals.types.tolist()
+    if size_feature:
+        return [
+            TaskView(types[kind], size, model)
+            for kind, size, model in zip(kinds, arrivals.sizes.tolist(), models, strict=True)
+        ]
+    known: dict[tuple[int, str | None], TaskView] = {}
+    for key in zip(kinds, models, strict=True):
+        if key not in known:
+            known[key] = TaskView(types[key[0]], 1.0, key[1])
+    return [known[key] for key in zip(kinds, models, strict=True)]

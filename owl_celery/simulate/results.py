@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from owl_celery.simulate.engine import Run
+from owl_celery.simulate.conditions import Run
 
 Floats = npt.NDArray[np.float64]
 

@@ -14,7 +14,8 @@ from typing import Any, Final
 from owl_celery.errors import InputError
 from owl_celery.simulate.arrivals import Arrivals, mmpp, poisson, read_trace
 from owl_celery.simulate.baselines import make_contender
-from owl_celery.simulate.engine import Conditions, Run, Simulation
+from owl_celery.simulate.conditions import Conditions, Run
+from owl_celery.simulate.engine import Simulation
 from owl_celery.simulate.instance import Instance
 from owl_celery.simulate.results import Row, figures
 from owl_celery.simulate.table import ServiceTable
