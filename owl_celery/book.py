@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
 from functools import partial
+from operator import attrgetter
 from typing import Any, Final, Generic, TypeVar
 
 from owl_celery.aggregates import (
@@ -34,15 +35,25 @@ class Table(Generic[Row]):
 
     Parameters
     ----------
-    key
-        Reads the key from a row.
+    kind
+        Class of the rows, a dataclass.
+    key_names
+        Fields that make up the key.
 
     """
 
-    def __init__(self, key: Callable[[Row], Key]) -> None:
+    def __init__(self, kind: Callable[..., Row], *key_names: str) -> None:
         self.rows: dict[Key, Row] = {}
-        self._key = key
+        self._kind = kind
+        self._key_names = key_names
+        self._values_of = attrgetter(*(field.name for field in fields(kind)))  # type: ignore[arg-type]
         self._dirty: set[Key] = set()
+
+    def _copy(self, row: Row) -> Row:
+        return self._kind(*self._values_of(row))
+
+    def _key(self, row: Row) -> Key:
+        return tuple(getattr(row, name) for name in self._key_names)
 
     def within(self, key: Key, limit: int) -> Key:
         """The key while there is room for it; beyond the limit ``other`` in each place."""
@@ -50,12 +61,12 @@ class Table(Generic[Row]):
             return key
         return (OTHER,) * len(key)
 
-    def row(self, key: Key, make: Callable[[], Row]) -> Row:
+    def row(self, key: Key) -> Row:
         """The row of a key, made when it is new, and marked as changed."""
         self._dirty.add(key)
         row = self.rows.get(key)
         if row is None:
-            row = self.rows[key] = make()
+            row = self.rows[key] = self._kind(**dict(zip(self._key_names, key, strict=True)))
         return row
 
     def forget(self, is_old: Callable[[Key], bool]) -> None:
@@ -66,13 +77,13 @@ class Table(Generic[Row]):
 
     def take(self) -> tuple[Row, ...]:
         """Copies of the changed rows by key; they count as unchanged from now on."""
-        taken = tuple(copy.copy(self.rows[key]) for key in sorted(self._dirty))
+        taken = tuple(self._copy(self.rows[key]) for key in sorted(self._dirty))
         self._dirty.clear()
         return taken
 
     def copies(self) -> tuple[Row, ...]:
         """Copies of all rows, in order of appearance."""
-        return tuple(copy.copy(row) for row in self.rows.values())
+        return tuple(self._copy(row) for row in self.rows.values())
 
     def fill(self, rows: Iterable[Row]) -> None:
         """Hold copies of these rows and no others, unchanged."""
@@ -82,7 +93,7 @@ class Table(Generic[Row]):
 
     def merge(self, rows: Iterable[Row]) -> None:
         """Put copies of these rows in the place of those with the same key."""
-        self.rows |= {self._key(row): copy.copy(row) for row in rows}
+        self.rows |= {self._key(row): self._copy(row) for row in rows}
 
 
 class Book:
@@ -102,12 +113,12 @@ class Book:
         max_assignments: int = 20_000,
     ) -> None:
         self._limits = (max_task_types, max_workers, max_assignments)
-        self.task_types = Table[TaskTypeStats](lambda r: (r.task_type,))
-        self.workers = Table[WorkerStats](lambda r: (r.worker_id,))
-        self.assignments = Table[AssignmentStats](lambda r: (r.task_type, r.worker_id))
-        self.services = Table[ServiceStats](lambda r: (r.task_type, r.gpu_model))
-        self.algorithms = Table[AlgorithmStats](lambda r: (r.algorithm,))
-        self.curve = Table[CurvePoint](lambda r: (r.bucket_seconds, r.started_at, r.algorithm))
+        self.task_types = Table(TaskTypeStats, "task_type")
+        self.workers = Table(WorkerStats, "worker_id")
+        self.assignments = Table(AssignmentStats, "task_type", "worker_id")
+        self.services = Table(ServiceStats, "task_type", "gpu_model")
+        self.algorithms = Table(AlgorithmStats, "algorithm")
+        self.curve = Table(CurvePoint, "bucket_seconds", "started_at", "algorithm")
         self.gpu_models: set[str] = set()
         self._starts: dict[int, set[int]] = {length: set() for length in CURVE_BUCKETS}
 
@@ -115,20 +126,17 @@ class Book:
         """Count one outcome into every row that it concerns."""
         max_task_types, max_workers, max_assignments = self._limits
         (task_type,) = self.task_types.within((outcome.task_type,), max_task_types)
-        kind = self.task_types.row((task_type,), lambda: TaskTypeStats(task_type=task_type))
+        kind = self.task_types.row((task_type,))
         _tally(kind, outcome)
         kind.out_of_memory += outcome.out_of_memory
 
         (worker_id,) = self.workers.within((outcome.worker_id,), max_workers)
-        worker = self.workers.row((worker_id,), lambda: WorkerStats(worker_id=worker_id))
+        worker = self.workers.row((worker_id,))
         worker.gpu_model = OTHER if worker_id == OTHER else outcome.gpu_model
         _tally(worker, outcome)
 
         pair = self.assignments.within((task_type, worker_id), max_assignments)
-        assignment = self.assignments.row(
-            pair, lambda: AssignmentStats(task_type=pair[0], worker_id=pair[1])
-        )
-        _tally(assignment, outcome)
+        _tally(self.assignments.row(pair), outcome)
 
         if outcome.gpu_model:
             self._count_service(outcome, task_type)
@@ -139,9 +147,7 @@ class Book:
         if gpu_model not in self.gpu_models and len(self.gpu_models) >= MAX_GPU_MODELS:
             gpu_model = OTHER
         self.gpu_models.add(gpu_model)
-        service = self.services.row(
-            (task_type, gpu_model), lambda: ServiceStats(task_type=task_type, gpu_model=gpu_model)
-        )
+        service = self.services.row((task_type, gpu_model))
         if outcome.state.succeeded:
             service.add(outcome.service_seconds / outcome.size)
         elif outcome.state.failed:
@@ -154,14 +160,11 @@ class Book:
 
     def _count_algorithm(self, outcome: Outcome) -> None:
         (algorithm,) = self.algorithms.within((outcome.algorithm,), MAX_ALGORITHMS)
-        total = self.algorithms.row((algorithm,), lambda: AlgorithmStats(algorithm=algorithm))
-        _judge(total, outcome)
+        _judge(self.algorithms.row((algorithm,)), outcome)
         for length in CURVE_BUCKETS:
             start = int(outcome.finished_at) // length * length
-            if not self._has_room(length, start):
-                continue
-            key = (length, start, algorithm)
-            _judge(self.curve.row(key, partial(_new_point, *key)), outcome)
+            if self._has_room(length, start):
+                _judge(self.curve.row((length, start, algorithm)), outcome)
 
     def _has_room(self, length: int, start: int) -> bool:
         """Make room for a bucket by dropping the oldest; False when this is the oldest."""
@@ -229,10 +232,6 @@ class Book:
 
 def _is_in_bucket(length: int, start: int, key: Key) -> bool:
     return bool(key[0] == length and key[1] == start)
-
-
-def _new_point(length: int, start: int, algorithm: str) -> CurvePoint:
-    return CurvePoint(algorithm=algorithm, bucket_seconds=length, started_at=start)
 
 
 def _tally(row: Tally, outcome: Outcome) -> None:

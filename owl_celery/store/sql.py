@@ -117,24 +117,15 @@ class SqlStore:
             commits, counted = self._move(connection, expected_cursor, cursor, len(outcomes), now)
             rows.insert_outcomes(connection, self.namespace, counted - len(outcomes) + 1, outcomes)
             if policy_state is not None:
-                connection.execute(
-                    rows.upsert_into(rows.POLICY, connection.dialect.name),
-                    {
-                        "namespace": self.namespace,
-                        "name": policy_name,
-                        "format": format_of(policy_state),
-                        "state": text,
-                        "commit_number": commits,
-                        "updated_at": now,
-                    },
-                )
-            rows.TASK_TYPES.upsert(connection, self.namespace, aggregates.task_types)
-            rows.WORKERS.upsert(connection, self.namespace, aggregates.workers)
-            rows.ASSIGNMENTS.upsert(connection, self.namespace, aggregates.assignments)
-            rows.SERVICES.upsert(connection, self.namespace, aggregates.services)
-            rows.ALGORITHMS.upsert(connection, self.namespace, aggregates.algorithms)
-            rows.CURVE.upsert(connection, self.namespace, aggregates.curve)
-            rows.Q_VALUES.upsert(connection, self.namespace, q_values)
+                row = (self.namespace, policy_name, format_of(policy_state), text, commits, now)
+                rows.POLICY_WRITER.write(connection, [row])
+            rows.TASK_TYPES.write(connection, self.namespace, aggregates.task_types)
+            rows.WORKERS.write(connection, self.namespace, aggregates.workers)
+            rows.ASSIGNMENTS.write(connection, self.namespace, aggregates.assignments)
+            rows.SERVICES.write(connection, self.namespace, aggregates.services)
+            rows.ALGORITHMS.write(connection, self.namespace, aggregates.algorithms)
+            rows.CURVE.write(connection, self.namespace, aggregates.curve)
+            rows.Q_VALUES.write(connection, self.namespace, q_values)
 
     def _move(
         self, connection: Connection, expected: str, cursor: str, count: int, now: float
@@ -160,16 +151,7 @@ class SqlStore:
         )
         moved = connection.execute(move).rowcount
         if not moved and expected == FIRST_CURSOR:
-            connection.execute(
-                rows.insert_into(rows.LEARNER, connection.dialect.name).on_conflict_do_nothing(),
-                {
-                    "namespace": self.namespace,
-                    "cursor": FIRST_CURSOR,
-                    "commits": 0,
-                    "outcomes": 0,
-                    "updated_at": now,
-                },
-            )
+            rows.LEARNER_WRITER.write(connection, [(self.namespace, FIRST_CURSOR, 0, 0, now)])
             moved = connection.execute(move).rowcount
         if not moved:
             raise StaleCursorError

@@ -52,6 +52,7 @@ def upgrade() -> None:
         sa.Column("peak_memory_bytes", sa.BigInteger),
         sa.Column("model", sa.Text),
         sa.UniqueConstraint("namespace", "key", name="owl_outcome_key"),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "owl_policy",
@@ -68,6 +69,7 @@ def upgrade() -> None:
         _key("task_type"),
         *_tally(),
         _count("out_of_memory"),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "owl_worker",
@@ -75,6 +77,7 @@ def upgrade() -> None:
         _key("worker_id"),
         *_tally(),
         _text("gpu_model"),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "owl_assignment",
@@ -82,6 +85,7 @@ def upgrade() -> None:
         _key("task_type"),
         _key("worker_id"),
         *_tally(),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "owl_service",
@@ -94,6 +98,7 @@ def upgrade() -> None:
         _count("failures"),
         _count("out_of_memory"),
         sa.Column("peak_memory_bytes", sa.BigInteger),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "owl_algorithm",
@@ -101,6 +106,7 @@ def upgrade() -> None:
         _key("algorithm"),
         *_tally(),
         *_judgement(),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "owl_curve",
@@ -110,6 +116,7 @@ def upgrade() -> None:
         _key("algorithm"),
         *_tally(),
         *_judgement(),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "owl_q_value",
@@ -121,6 +128,7 @@ def upgrade() -> None:
         _number("idle_seconds"),
         _count("visits"),
         _number("changed_at"),
+        sqlite_with_rowid=False,
     )
 
 
