@@ -20,7 +20,7 @@ from celery import Celery, Task
 
 from owl_celery import install
 from owl_celery.embedded import EmbeddedRedis
-from owl_celery.install import parts_of, uninstall
+from owl_celery.installation import parts_of, uninstall
 from owl_celery.policies import make_policy
 from owl_celery.redis_state import RedisState
 from owl_celery.settings import Settings

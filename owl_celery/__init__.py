@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from owl_celery.install import install as install
+    from owl_celery.installation import install as install
     from owl_celery.router import LearningRouterMixin as LearningRouterMixin
     from owl_celery.settings import Settings as Settings
     from owl_celery.tracker import TaskPerformanceTracker as TaskPerformanceTracker
@@ -17,7 +17,7 @@ _HOMES = {
     "LearningRouterMixin": "owl_celery.router",
     "Settings": "owl_celery.settings",
     "TaskPerformanceTracker": "owl_celery.tracker",
-    "install": "owl_celery.install",
+    "install": "owl_celery.installation",
 }
 
 

@@ -32,7 +32,7 @@ def _serve(app: Any) -> None:
     """Check what the controller needs, then run it until told to stop."""
     from owl_celery.brokers import open_broker
     from owl_celery.controller.controller import Controller
-    from owl_celery.install import parts_of
+    from owl_celery.installation import parts_of
     from owl_celery.store import open_store
 
     parts = parts_of(app)

@@ -24,7 +24,7 @@ from owl_celery.demo.report import LABELS, comparison, ratio_mean, summarise, wr
 from owl_celery.demo.stack import Stack, available_bytes, fit_fleet, running_stack
 from owl_celery.embedded import open_redis
 from owl_celery.errors import OwlError, WorkerError
-from owl_celery.install import parts_of
+from owl_celery.installation import parts_of
 from owl_celery.settings import Settings
 from owl_celery.store import open_store
 

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 from celery import Celery, signals
 from kombu import Queue
 
-from owl_celery.controller.step import make_controller_step
+from owl_celery.controller.embed import make_controller_step
 from owl_celery.errors import OwlError, SettingsError
 from owl_celery.feedback import Feedback
 from owl_celery.gpus import current_gpu
