@@ -90,13 +90,12 @@ class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ha
         )
 
     def start(self, parent: Any) -> None:
-        """Begin to beat, and to drain on SIGTERM, in a worker with a queue of its own."""
+        """Begin to beat; drain on SIGTERM in a worker with a queue of its own."""
+        if self._gpu.queue:
+            self._take_over_terminate()
         if not parent.use_eventloop:
             parent.timer.call_repeatedly(TICK_SECONDS, self._tick)
-        if self._gpu.queue:
-            self._pulse.start()
-            self._take_over_terminate()
-        elif not parent.use_eventloop:
+        if not parent.use_eventloop or parent.pool_start_method == "spawn":
             self._pulse.start()
 
     def register_with_event_loop(self, parent: Any, hub: Any) -> None:
@@ -105,7 +104,7 @@ class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ha
         # Wakes the loop while nothing happens, and runs on while the pool finishes its last tasks.
         hub.timer.call_repeatedly(TICK_SECONDS, self._tick)
         if self._pulse.ident is None:
-            # Not sooner in a plain worker: its pool forks, which no thread should see.
+            # Not sooner where the pool forks: a forked child must not find a lock held by a thread.
             self._pulse.start()
 
     def close(self, parent: Any) -> None:

@@ -125,8 +125,10 @@ def configure_lane(app: Celery) -> None:
         return
     conf = app.conf
     conf.worker_pool = "prefork"
-    # A fresh interpreter imports the task modules with CUDA_VISIBLE_DEVICES already set.
-    conf.worker_pool_start_method = "spawn"
+    if current_gpu().uuid and not current_gpu().is_simulated:
+        # CUDA does not survive a fork, and a fresh interpreter imports the task modules with
+        # CUDA_VISIBLE_DEVICES already set. Others fork: half the time to start, half the memory.
+        conf.worker_pool_start_method = "spawn"
     conf.worker_concurrency = current_gpu().concurrency
     conf.worker_prefetch_multiplier = 1
     for setting in LATE_ACKNOWLEDGEMENT.values():

@@ -1,0 +1,140 @@
+"""``celery -A proj owl worker``: one Celery worker for each GPU of this host."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import sys
+
+import click
+
+from owl_celery.errors import OwlError, WorkerError
+from owl_celery.gpus import FakeGpus, Gpu, NvmlReader
+from owl_celery.lane import lane_of_cpu, lane_of_gpu
+from owl_celery.settings import Settings
+from owl_celery.supervisor import Supervisor, WorkerPlan
+
+
+@click.command(context_settings={"ignore_unknown_options": False})
+@click.option(
+    "--simulate",
+    metavar="FLEET",
+    help='Run virtual GPUs instead, such as "k80=4,p100=4,v100=4".',
+)
+@click.option(
+    "--cpu",
+    metavar="N",
+    type=click.IntRange(1, 1024),
+    help="Serve a queue by N CPU processes too.",
+)
+@click.option("--gpus", metavar="LIST", help="Use only these GPUs: indices or UUIDs, by commas.")
+@click.option("-l", "--loglevel", default="INFO", show_default=True, help="As in celery worker.")
+@click.argument("celery_arguments", nargs=-1, type=click.UNPROCESSED)
+@click.pass_context
+def worker(
+    ctx: click.Context,
+    simulate: str | None,
+    cpu: int | None,
+    gpus: str | None,
+    loglevel: str,
+    celery_arguments: tuple[str, ...],
+) -> None:
+    """Start one Celery worker for each GPU, and restart those that crash.
+
+    Each worker serves the queue of its GPU first and the default queue after it. What follows
+    -- goes to each worker, such as -- --max-tasks-per-child 100.
+    """
+    try:
+        command = worker_command(ctx, loglevel, celery_arguments)
+        plans = plan_workers(simulate, cpu, gpus)
+    except OwlError as error:
+        raise click.ClickException(str(error)) from error
+    sys.exit(Supervisor(plans, command).run())
+
+
+def worker_command(
+    ctx: click.Context, loglevel: str, celery_arguments: tuple[str, ...]
+) -> list[str]:
+    """Repeat the global options of this command line in that of a worker.
+
+    ``--broker`` and the like are in the environment already, and the folder is changed.
+
+    Raises
+    ------
+    WorkerError
+        When no application was given.
+
+    """
+    options = ctx.find_root().params
+    app = options.get("app")
+    if not isinstance(app, str):
+        raise WorkerError(
+            "No application: start it as celery -A proj owl worker, where proj is your module."
+        )
+    flags = [f"--{name.replace('_', '-')}" for name in ("no_color", "quiet") if options.get(name)]
+    start = [sys.executable, "-m", "celery", "-A", app, *flags, "worker", "-l", loglevel]
+    return [*start, *celery_arguments]
+
+
+def plan_workers(
+    simulate: str | None, cpu: int | None, gpus: str | None, settings: Settings | None = None
+) -> list[WorkerPlan]:
+    """Decide which workers this host runs.
+
+    Raises
+    ------
+    OwlError
+        When there is nothing to run, or an option makes no sense.
+
+    """
+    settings = settings or Settings.load()
+    host = socket.gethostname()
+    # One owner for all: a worker that is started again takes its own claims back at once.
+    owner = secrets.token_hex(8)
+    if simulate is not None and gpus is not None:
+        raise WorkerError("Give --gpus or --simulate, not both: virtual GPUs have no index.")
+    if simulate is not None:
+        found = _virtual_gpus(simulate, host)
+    elif cpu is not None and gpus is None:
+        found = _present_gpus(settings.cuda_visible_devices, is_needed=False)
+    else:
+        found = _present_gpus(gpus or settings.cuda_visible_devices, is_needed=True)
+    plans = [
+        WorkerPlan(f"gpu{gpu.index}@{host}", lane_of_gpu(gpu, owner, simulate is not None))
+        for gpu in found
+    ]
+    if cpu is not None:
+        plans.append(WorkerPlan(f"cpu0@{host}", lane_of_cpu(cpu, owner)))
+    return plans
+
+
+def _virtual_gpus(fleet: str, host: str) -> list[Gpu]:
+    # Here: it needs numpy, which a machine with GPUs need not load for this.
+    from owl_celery.simulate.table import parse_fleet
+
+    models = [model for model, count in parse_fleet(fleet).items() for _ in range(count)]
+    return FakeGpus.of(models, host).list_gpus()
+
+
+def _present_gpus(chosen: str | None, is_needed: bool) -> list[Gpu]:
+    reader = NvmlReader()
+    present = reader.list_gpus()
+    if not present:
+        if not is_needed:
+            return []
+        reason = f" ({reader.problem})" if reader.problem else ""
+        raise WorkerError(
+            f"No NVIDIA GPU was found{reason}: install the NVIDIA driver, or try "
+            '--simulate "k80=1,v100=1" for virtual GPUs or --cpu 2 for CPU processes.'
+        )
+    if chosen is None:
+        return present
+    by_name = {name: gpu for gpu in present for name in (str(gpu.index), gpu.uuid)}
+    names = [name.strip() for name in chosen.split(",") if name.strip()]
+    unknown = [name for name in names if name not in by_name]
+    if unknown:
+        raise WorkerError(
+            f"GPU {unknown[0]!r} of --gpus or CUDA_VISIBLE_DEVICES is not on this host; it has "
+            f"{', '.join(f'{gpu.index} ({gpu.uuid})' for gpu in present)}."
+        )
+    return sorted({by_name[name] for name in names}, key=lambda gpu: gpu.index)

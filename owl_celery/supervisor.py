@@ -1,0 +1,266 @@
+"""One Celery worker a GPU: started, prefixed, restarted and stopped by one process.
+
+The supervisor runs none of the user's code, has one thread and no connection. Its workers watch
+for its end (``HeartbeatStep``), so that they do not outlive it even when it is killed.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import IO, Final
+
+from owl_celery.claims import ClaimedError
+
+FIRST_PAUSE_SECONDS: Final = 1.0
+LONGEST_PAUSE_SECONDS: Final = 60.0
+STABLE_SECONDS: Final = 60.0
+WAIT_SECONDS: Final = 0.5
+CHUNK_BYTES: Final = 65_536
+# Stopped by its operator, wrong options, another owner: starting again would change nothing.
+FINAL_EXITS: Final = (0, 2, ClaimedError.exit_code)
+REQUESTS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerPlan:
+    """One worker to keep running.
+
+    Parameters
+    ----------
+    node
+        Celery node name, ``gpu0@host``.
+    environment
+        What its environment has beside the supervisor's; see ``owl_celery.lane``.
+
+    """
+
+    node: str
+    environment: Mapping[str, str]
+
+
+@dataclass(slots=True)
+class Restarts:
+    """When a worker that ended may start again: later each time, soon again after a stable run.
+
+    Examples
+    --------
+    >>> restarts = Restarts()
+    >>> [restarts.pause_seconds(ran_seconds=5.0) for _ in range(4)]
+    [1.0, 2.0, 4.0, 8.0]
+    >>> restarts.pause_seconds(ran_seconds=90.0)
+    1.0
+
+    """
+
+    next_pause_seconds: float = FIRST_PAUSE_SECONDS
+
+    def pause_seconds(self, ran_seconds: float) -> float:
+        """Seconds to wait after a run of this length."""
+        if ran_seconds >= STABLE_SECONDS:
+            self.next_pause_seconds = FIRST_PAUSE_SECONDS
+        pause = self.next_pause_seconds
+        self.next_pause_seconds = min(2.0 * pause, LONGEST_PAUSE_SECONDS)
+        return pause
+
+
+@dataclass(slots=True, eq=False)
+class _Run:
+    """A worker of the plan and its present process, if any."""
+
+    plan: WorkerPlan
+    restarts: Restarts = field(default_factory=Restarts)
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    start_at: float | None = 0.0
+    exit_status: int | None = None
+    rest: bytes = b""
+
+
+class Supervisor:
+    """Keeps a worker running for each plan until it is told to stop.
+
+    SIGTERM or SIGINT once: workers take nothing new, finish what waits in their own queues (for a
+    limited time) and what they run. Twice: they hand back what they run. Three times: killed.
+
+    Parameters
+    ----------
+    plans
+        The workers.
+    command
+        ``celery worker`` without ``-n``.
+    output
+        Where the prefixed log lines go.
+
+    """
+
+    def __init__(
+        self,
+        plans: Iterable[WorkerPlan],
+        command: Sequence[str],
+        output: IO[bytes] | None = None,
+    ) -> None:
+        self._runs = [_Run(plan) for plan in plans]
+        self._command = list(command)
+        self._output = output or sys.stdout.buffer
+        self._width = max((len(run.plan.node) for run in self._runs), default=0)
+        self._selector = selectors.DefaultSelector()
+        self._requests = 0
+        self._handled_requests = 0
+
+    def run(self) -> int:
+        """Supervise until all workers have ended; from the main thread.
+
+        Returns
+        -------
+        int
+            0 after a requested stop, or when all workers ended in order; else the exit status of
+            the first that did not.
+
+        """
+        # A signal wakes the selector: its number is written to this pipe.
+        reading, writing = os.pipe()
+        os.set_blocking(writing, False)
+        previous_fd = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        previous = {number: signal.signal(number, self._request) for number in REQUESTS}
+        previous[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._selector.register(reading, selectors.EVENT_READ)
+        try:
+            while self._is_needed():
+                self._start_due()
+                self._pump(reading)
+                self._reap()
+                self._stop_requested()
+        finally:
+            self._kill()
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+            signal.set_wakeup_fd(previous_fd)
+            self._selector.close()
+            os.close(reading)
+            os.close(writing)
+        if self._requests:
+            return 0
+        return next((run.exit_status for run in self._runs if run.exit_status), 0)
+
+    def _request(self, _: int, __: FrameType | None) -> None:
+        self._requests += 1
+
+    def _is_needed(self) -> bool:
+        return any(run.process is not None or run.start_at is not None for run in self._runs)
+
+    def _start_due(self) -> None:
+        now = time.monotonic()
+        for run in self._runs:
+            if run.process is None and run.start_at is not None and run.start_at <= now:
+                self._start(run)
+
+    def _start(self, run: _Run) -> None:
+        environment = {
+            **os.environ,
+            **run.plan.environment,
+            "OWL_SUPERVISOR_PID": str(os.getpid()),
+            "PYTHONUNBUFFERED": "1",
+        }
+        run.start_at = None
+        run.started = time.monotonic()
+        run.process = subprocess.Popen(
+            [*self._command, "-n", run.plan.node],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            # Ctrl-C at a terminal reaches the whole group: it must be ours to pass on.
+            process_group=0,
+        )
+        assert run.process.stdout is not None
+        os.set_blocking(run.process.stdout.fileno(), False)
+        self._selector.register(run.process.stdout, selectors.EVENT_READ, run)
+
+    def _pump(self, wakeup: int) -> None:
+        """Wait for output, a signal, or the next start; pass on what workers printed."""
+        for key, _ in self._selector.select(self._wait_seconds()):
+            if key.data is None:
+                os.read(wakeup, CHUNK_BYTES)
+            else:
+                self._forward(key.data)
+
+    def _wait_seconds(self) -> float:
+        starts = [run.start_at for run in self._runs if run.start_at is not None]
+        soonest = min(starts, default=float("inf")) - time.monotonic()
+        return min(max(soonest, 0.0), WAIT_SECONDS)
+
+    def _forward(self, run: _Run) -> None:
+        assert run.process is not None and run.process.stdout is not None
+        try:
+            chunk = os.read(run.process.stdout.fileno(), CHUNK_BYTES)
+        except BlockingIOError:
+            return
+        if not chunk:
+            self._selector.unregister(run.process.stdout)
+            run.process.stdout.close()
+            chunk = b"\n" if run.rest else b""
+        *lines, run.rest = (run.rest + chunk).split(b"\n")
+        for line in lines:
+            self._print(run, line)
+
+    def _print(self, run: _Run, line: bytes) -> None:
+        if line.strip():
+            self._output.write(run.plan.node.ljust(self._width).encode() + b" | " + line + b"\n")
+            self._output.flush()
+
+    def _reap(self) -> None:
+        for run in self._runs:
+            if run.process is None or (status := run.process.poll()) is None:
+                continue
+            self._drain_output(run)
+            run.process = None
+            run.exit_status = status
+            if self._requests or status in FINAL_EXITS:
+                continue
+            pause = run.restarts.pause_seconds(time.monotonic() - run.started)
+            run.start_at = time.monotonic() + pause
+            self._print(
+                run, f"worker ended with status {status}; starts again in {pause:g} s".encode()
+            )
+
+    def _drain_output(self, run: _Run) -> None:
+        """Print the last words; a grandchild may hold the pipe open, so do not wait for its end."""
+        assert run.process is not None and run.process.stdout is not None
+        while not run.process.stdout.closed:
+            before = len(run.rest)
+            fileno = run.process.stdout.fileno()
+            if not any(key.fd == fileno for key, _ in self._selector.select(0)):
+                self._selector.unregister(run.process.stdout)
+                run.process.stdout.close()
+                if before:
+                    self._print(run, run.rest)
+                run.rest = b""
+                return
+            self._forward(run)
+
+    def _stop_requested(self) -> None:
+        if self._requests == self._handled_requests:
+            return
+        self._handled_requests = self._requests
+        number = {1: signal.SIGTERM, 2: signal.SIGQUIT}.get(self._requests, signal.SIGKILL)
+        for run in self._runs:
+            run.start_at = None
+            if run.process is not None:
+                run.process.send_signal(number)
+
+    def _kill(self) -> None:
+        """Leave no worker behind when we fail."""
+        for run in self._runs:
+            if run.process is not None:
+                run.process.kill()
+                run.process.wait()
+                if run.process.stdout is not None:
+                    run.process.stdout.close()
