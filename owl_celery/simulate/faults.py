@@ -113,5 +113,8 @@ def _number(cell: str, where: str, least: float, most: float) -> float:
     except ValueError:
         raise InputError(f"{where}: {cell!r} is not a number.") from None
     if not (least <= value <= most) or math.isinf(value):
-        raise InputError(f"{where}: {cell} is not in {least:g}-{most:g}.")
+        bounds = (
+            f"in {least:g}-{most:g}" if math.isfinite(most) else f"finite and at least {least:g}"
+        )
+        raise InputError(f"{where}: {cell} is not {bounds}.")
     return value
