@@ -117,9 +117,11 @@ class LoadLedger:
         return sorted(self._queues)
 
     def hear(self, beats: Iterable[Beat], now: float) -> None:
-        """Take in the heartbeats of all workers, as read at ``now``."""
+        """Take in the heartbeats of all workers, as read at ``now``; who is missing is gone."""
+        heard = set()
         for beat in beats:
             node = beat.heartbeat.node
+            heard.add(node)
             before = self._beats.get(node)
             is_newer = (
                 before is None
@@ -130,14 +132,15 @@ class LoadLedger:
                 self._beats[node] = beat
                 sent_at = beat.expires_at - self._ttl
                 self._running.reconcile(node, set(beat.heartbeat.active), sent_at)
+        for node in self._beats.keys() - heard:
+            self._forget(node)
         self._running.forget_orphans(self._beats.keys(), now)
         self.expire(now)
 
     def expire(self, now: float) -> None:
         """Drop the workers whose heartbeat has expired, and the queues that nobody serves."""
         for node in [n for n, beat in self._beats.items() if beat.expires_at <= now]:
-            del self._beats[node]
-            self._running.forget_node(node)
+            self._forget(node)
         nodes: dict[str, list[str]] = {}
         for node in sorted(self._beats):
             queue = self._beats[node].heartbeat.queue
@@ -237,6 +240,10 @@ class LoadLedger:
             if not taking:
                 load.closed.append(row)
         return load
+
+    def _forget(self, node: str) -> None:
+        del self._beats[node]
+        self._running.forget_node(node)
 
     def _takes_work(self, beat: Beat, now: float) -> bool:
         """Whether a worker takes new tasks, as far as its heartbeat tells."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 RELAX_SECONDS: Final = 2.0
+RELAX_EMPTY_SECONDS: Final = 0.2
 MEAN_OVER_TASKS: Final = 50
 MAX_DEVIATION: Final = 20.0
 
@@ -86,7 +87,8 @@ class Waiting:
         if not mean / MAX_DEVIATION <= each <= mean * MAX_DEVIATION:
             each = mean
         self.count, self.seconds = depth, depth * each
-        share = min(elapsed_seconds / RELAX_SECONDS, 1.0)
+        relax_seconds = RELAX_SECONDS if depth else RELAX_EMPTY_SECONDS
+        share = min(elapsed_seconds / relax_seconds, 1.0)
         self._sum_count += share * (depth - self._sum_count)
         self._sum_seconds += share * (depth * each - self._sum_seconds)
 
