@@ -18,6 +18,9 @@ Bools = npt.NDArray[np.bool_]
 OVERRUN_SHARE: Final = 0.3
 """A task that outlives its prediction is expected to run this share of its elapsed time longer."""
 
+LEAST_SECONDS: Final = 1e-6
+"""Prediction for a running task that is said to take no time at all."""
+
 
 class Fleet:
     """Queues and their load.
@@ -86,6 +89,10 @@ class Fleet:
         if len(set(names)) != len(names):
             raise ValueError("queue names must be distinct")
         count = len(names)
+        if concurrency is not None and (
+            len(concurrency) != count or min(concurrency, default=1) < 1
+        ):
+            raise ValueError("concurrency must be one whole number >= 1 for each queue")
         self.names: tuple[str, ...] = tuple(names)
         self.models: tuple[str, ...] = tuple(sorted(set(gpu_models)))
         position = {model: index for index, model in enumerate(self.models)}
@@ -127,7 +134,8 @@ class Fleet:
             if view.free_memory_bytes is not None:
                 fleet.free_memory_bytes[row] = view.free_memory_bytes
             for slot, (predicted, elapsed) in enumerate(view.running[: view.concurrency]):
-                fleet.running_seconds[row, slot] = predicted
+                # Zero would mean an idle slot.
+                fleet.running_seconds[row, slot] = max(predicted, LEAST_SECONDS)
                 fleet.running_since[row, slot] = now - elapsed
         return fleet
 

@@ -9,16 +9,23 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Final, Self, TypeVar
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any, Final, Self, TypeVar
 
-from owl_celery.types import Outcome, TryState
+from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
+from pydantic_core import from_json
+
+from owl_celery.types import Outcome
 
 HEADER: Final = "owl"
 WIRE_VERSION: Final = 1
 MAX_NAME_LENGTH: Final = 255
 MAX_SECONDS: Final = 10.0 * 365 * 86_400
 MAX_UNIX_TIME: Final = 1e11
+
+Name = Annotated[str, Field(max_length=MAX_NAME_LENGTH)]
+Count = Annotated[int, Field(ge=0, lt=2**62)]
+Concurrency = Annotated[int, Field(ge=1, le=1024)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +235,9 @@ class Started:
     service_seconds: float | None = None
 
 
+EVENTS: Final[Mapping[str, type[Started | Outcome]]] = {"start": Started, "end": Outcome}
+
+
 def encode_event(event: Started | Outcome) -> str:
     """Encode an event for the stream."""
     kind = "start" if isinstance(event, Started) else "end"
@@ -238,15 +248,9 @@ def encode_event(event: Started | Outcome) -> str:
 def decode_event(text: str | bytes) -> Started | Outcome | None:
     """Read an event from the stream; None when it makes no sense."""
     try:
-        body = json.loads(text)
-        kind = body.pop("e")
-        if kind == "start":
-            known = {f.name for f in fields(Started)}
-            return Started(**{k: v for k, v in body.items() if k in known})
-        known = {f.name for f in fields(Outcome)}
-        body["state"] = TryState(body["state"])
-        return Outcome(**{k: v for k, v in body.items() if k in known})
-    except (ValueError, TypeError, KeyError, AttributeError):
+        body = from_json(text)
+        return _reader(EVENTS[body["e"]]).validate_python(body)
+    except (ValueError, TypeError, KeyError):
         return None
 
 
@@ -277,19 +281,19 @@ class Heartbeat:
 
     """
 
-    node: str
-    queue: str = ""
-    gpu_model: str = ""
-    gpu_uuid: str = ""
-    concurrency: int = 1
+    node: Name
+    queue: Name = ""
+    gpu_model: Name = ""
+    gpu_uuid: Name = ""
+    concurrency: Concurrency = 1
     active: tuple[str, ...] = ()
     draining: bool = False
-    memory_total_bytes: int | None = None
-    memory_free_bytes: int | None = None
-    utilization_ratio: float | None = None
-    temperature_celsius: float | None = None
-    power_watts: float | None = None
-    tick_age_seconds: float = 0.0
+    memory_total_bytes: Count | None = None
+    memory_free_bytes: Count | None = None
+    utilization_ratio: FiniteFloat | None = None
+    temperature_celsius: FiniteFloat | None = None
+    power_watts: FiniteFloat | None = None
+    tick_age_seconds: FiniteFloat = 0.0
     is_simulated: bool = False
     version: int = WIRE_VERSION
 
@@ -300,21 +304,7 @@ class Heartbeat:
     @classmethod
     def decode(cls, text: str | bytes) -> Self | None:
         """Read a heartbeat; None when it makes no sense."""
-        try:
-            body = json.loads(text)
-            known = {f.name for f in fields(cls)}
-            body["active"] = tuple(str(t) for t in body.get("active", ()))
-            beat = cls(**{k: v for k, v in body.items() if k in known})
-        except (ValueError, TypeError, KeyError, AttributeError):
-            return None
-        is_sane = (
-            isinstance(beat.node, str)
-            and isinstance(beat.queue, str)
-            and isinstance(beat.gpu_model, str)
-            and isinstance(beat.concurrency, int)
-            and 1 <= beat.concurrency <= 1024
-        )
-        return beat if is_sane else None
+        return _read(cls, text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,7 +314,7 @@ class FleetRecord:
     version: int
     names: list[str]
     gpu_models: list[str]
-    concurrency: list[int]
+    concurrency: list[Concurrency]
 
     def encode(self) -> str:
         """JSON text."""
@@ -356,14 +346,14 @@ class View:
     """
 
     version: int
-    ledger_time: float
+    ledger_time: FiniteFloat
     fleet_version: int
     knowledge_version: int
-    waiting_count: list[int] = field(default_factory=list)
-    waiting_seconds: list[float] = field(default_factory=list)
-    running: list[tuple[int, float, float]] = field(default_factory=list)
-    closed: list[int] = field(default_factory=list)
-    free_memory_bytes: list[int | None] = field(default_factory=list)
+    waiting_count: list[Count] = field(default_factory=list)
+    waiting_seconds: list[FiniteFloat] = field(default_factory=list)
+    running: list[tuple[Count, FiniteFloat, FiniteFloat]] = field(default_factory=list)
+    closed: list[Count] = field(default_factory=list)
+    free_memory_bytes: list[Count | None] = field(default_factory=list)
 
     def encode(self) -> str:
         """JSON text."""
@@ -388,9 +378,22 @@ Record = TypeVar("Record", FleetRecord, View, Knowledge)
 
 def decode_record(kind: type[Record], text: str | bytes) -> Record | None:
     """Read a record; unknown keys are ignored; None when it makes no sense."""
+    return _read(kind, text)
+
+
+Value = TypeVar("Value")
+_readers: dict[type, TypeAdapter[Any]] = {}
+
+
+def _reader(kind: type[Value]) -> TypeAdapter[Value]:
+    """What checks the fields of ``kind`` against their types; made at first use."""
+    if kind not in _readers:
+        _readers[kind] = TypeAdapter(kind)
+    return _readers[kind]
+
+
+def _read(kind: type[Value], text: str | bytes) -> Value | None:
     try:
-        body = json.loads(text)
-        known = {f.name for f in fields(kind)}
-        return kind(**{k: v for k, v in body.items() if k in known})
-    except (ValueError, TypeError, AttributeError):
+        return _reader(kind).validate_json(text)
+    except ValidationError:
         return None

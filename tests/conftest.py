@@ -8,12 +8,17 @@ import threading
 import time
 from collections.abc import Iterator
 
+import hypothesis
 import psutil
 import pytest
 from redis import Redis
 
 from owl_celery.embedded import EmbeddedRedis
 from tests.postgres import PostgresServer
+
+# The same examples in every run; and a slow machine is no failure.
+hypothesis.settings.register_profile("owl", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("owl")
 
 MARK = "OWL_CELERY_TEST_RUN"
 CLEANUP_SECONDS = 5.0
