@@ -69,6 +69,11 @@ class Table(Generic[Row]):
             row = self.rows[key] = self._kind(**dict(zip(self._key_names, key, strict=True)))
         return row
 
+    def get(self, key: Key) -> Row | None:
+        """A copy of the row of a key; None when there is none."""
+        row = self.rows.get(key)
+        return None if row is None else self._copy(row)
+
     def forget(self, is_old: Callable[[Key], bool]) -> None:
         """Drop rows by key."""
         for key in [key for key in self.rows if is_old(key)]:

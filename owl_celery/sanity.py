@@ -48,10 +48,8 @@ def sane(outcome: Outcome) -> Outcome | None:
         and (outcome.predicted_seconds is None or _within(outcome.predicted_seconds, MAX_SECONDS))
         and _is_count(outcome.attempt, MAX_ATTEMPT)
         and (outcome.peak_memory_bytes is None or _is_count(outcome.peak_memory_bytes, MAX_BYTES))
-        and all(_is_name(getattr(outcome, name)) for name in NAMES[:-2])
-        and all(
-            getattr(outcome, name) is None or _is_name(getattr(outcome, name)) for name in NAMES
-        )
+        and all(is_text(getattr(outcome, name)) for name in NAMES[:-2])
+        and all(getattr(outcome, name) is None or is_text(getattr(outcome, name)) for name in NAMES)
     )
     if not is_sane:
         return None
@@ -75,7 +73,7 @@ def _is_count(value: object, maximum: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= maximum
 
 
-def _is_name(value: object) -> bool:
+def is_text(value: object) -> bool:
     """Whether this is text that both databases can hold: no NUL, no half of a surrogate pair."""
     if not isinstance(value, str) or "\0" in value:
         return False

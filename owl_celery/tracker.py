@@ -6,7 +6,7 @@ import copy
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -80,7 +80,7 @@ class TaskPerformanceTracker:
     duplicates_count, refused_count
         Outcomes left out since this object was made; see ``Batch``.
     policy_errors_count
-        Outcomes on which the policy failed, since this object was made.
+        Outcomes and saved states on which the policy failed, since this object was made.
 
     """
 
@@ -129,6 +129,10 @@ class TaskPerformanceTracker:
         except StateError as error:
             logger.warning("A saved state of policy %s is not used: %s", self.policy.name, error)
             return False
+        except Exception:
+            logger.exception("A saved state of policy %s cannot be restored", self.policy.name)
+            self.policy_errors_count += 1
+            return False
         return True
 
     def record(
@@ -175,17 +179,27 @@ class TaskPerformanceTracker:
             self._accepted.clear()
         return pending
 
-    def requirements(self, task_type: str) -> Requirements:
-        """Say what is known of the hardware that a task type needs."""
-        task = TaskView(task_type)
+    def requirements(
+        self, task_type: str, predict: Callable[[str, str], float | None] | None = None
+    ) -> Requirements:
+        """Say what is known of the hardware that a task type needs.
+
+        Parameters
+        ----------
+        predict
+            Service time expected of a task type on a GPU model. The policy's own when omitted,
+            which is right in the thread that teaches it only.
+
+        """
         with self._lock:
-            totals = copy.copy(self._book.task_types.rows.get((task_type,)))
+            totals = self._book.task_types.get((task_type,))
             services = [row for row in self._book.services.copies() if row.task_type == task_type]
-            predicted = {
-                model: self.policy.predict_seconds(task, model)
-                for model in sorted(self._book.gpu_models)
-            }
-        return derive(task_type, totals, services, predicted)
+            gpu_models = sorted(self._book.gpu_models)
+        predict = predict or self._predict
+        return derive(task_type, totals, services, {m: predict(task_type, m) for m in gpu_models})
+
+    def _predict(self, task_type: str, gpu_model: str) -> float | None:
+        return self.policy.predict_seconds(TaskView(task_type), gpu_model)
 
     @property
     def task_types(self) -> tuple[TaskTypeStats, ...]:

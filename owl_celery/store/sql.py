@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from owl_celery.aggregates import Aggregates, Learned, QValue, SavedPolicy
 from owl_celery.book import CURVE_BUCKETS
 from owl_celery.errors import StaleCursorError, StoreError
+from owl_celery.sanity import is_text
 from owl_celery.store import rows
 from owl_celery.store.base import FIRST_CURSOR, MAX_Q_VALUES, encode_state, format_of
 from owl_celery.store.engine import Database, make_engine, read_options
@@ -82,7 +83,8 @@ class SqlStore:
 
     def known(self, keys: Collection[str]) -> set[str]:
         """Find those ``Outcome.key`` of which an outcome is kept already."""
-        asked = list(keys)
+        # What no database can hold is in none, and asking for it would be an error.
+        asked = [key for key in keys if is_text(key)]
         found: set[str] = set()
         if not asked:
             return found
