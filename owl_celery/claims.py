@@ -9,7 +9,7 @@ from typing import Final
 import click
 from redis.exceptions import RedisError
 
-from owl_celery.errors import WorkerError
+from owl_celery.errors import CLAIMED_EXIT_STATUS, WorkerError
 from owl_celery.redis_state import RedisState
 
 # Takes or renews what is free or ours; returns name, owner and remaining milliseconds of the rest.
@@ -36,11 +36,10 @@ POLL_SECONDS: Final = 0.1
 class ClaimedError(WorkerError, click.ClickException):
     """Another worker owns the GPU or the queue.
 
-    Celery's command line prints it as one sentence and ends with ``exit_code``, by which a
-    supervisor knows that starting again is of no use.
+    Celery's command line prints it as one sentence and ends with ``exit_code``.
     """
 
-    exit_code = 69  # EX_UNAVAILABLE
+    exit_code = CLAIMED_EXIT_STATUS
 
 
 class Claims:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 
 class OwlError(Exception):
     """Something in owl_celery failed."""
@@ -32,6 +34,10 @@ class StateError(OwlError):
 
 class WorkerError(OwlError):
     """A GPU worker cannot start."""
+
+
+CLAIMED_EXIT_STATUS: Final = 69
+"""Of a worker whose GPU or queue belongs to another: starting it again is of no use."""
 
 
 class BrokerError(OwlError):

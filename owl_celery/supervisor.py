@@ -13,11 +13,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import FrameType
 from typing import IO, Final
 
-from owl_celery.claims import ClaimedError
+from owl_celery.errors import CLAIMED_EXIT_STATUS
 
 FIRST_PAUSE_SECONDS: Final = 1.0
 LONGEST_PAUSE_SECONDS: Final = 60.0
@@ -25,7 +25,7 @@ STABLE_SECONDS: Final = 60.0
 WAIT_SECONDS: Final = 0.5
 CHUNK_BYTES: Final = 65_536
 # Stopped by its operator, wrong options, another owner: starting again would change nothing.
-FINAL_EXITS: Final = (0, 2, ClaimedError.exit_code)
+FINAL_EXITS: Final = (0, 2, CLAIMED_EXIT_STATUS)
 REQUESTS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -60,15 +60,16 @@ class Restarts:
 
     """
 
-    next_pause_seconds: float = FIRST_PAUSE_SECONDS
+    first_pause_seconds: float = FIRST_PAUSE_SECONDS
+    failures: int = 0
 
     def pause_seconds(self, ran_seconds: float) -> float:
         """Seconds to wait after a run of this length."""
-        if ran_seconds >= STABLE_SECONDS:
-            self.next_pause_seconds = FIRST_PAUSE_SECONDS
-        pause = self.next_pause_seconds
-        self.next_pause_seconds = min(2.0 * pause, LONGEST_PAUSE_SECONDS)
-        return pause
+        self.failures = 0 if ran_seconds >= STABLE_SECONDS else self.failures
+        # 16 doublings are beyond the longest pause, and far from an overflow.
+        pause = self.first_pause_seconds * 2.0 ** min(self.failures, 16)
+        self.failures += 1
+        return min(pause, LONGEST_PAUSE_SECONDS)
 
 
 @dataclass(slots=True, eq=False)
@@ -76,7 +77,7 @@ class _Run:
     """A worker of the plan and its present process, if any."""
 
     plan: WorkerPlan
-    restarts: Restarts = field(default_factory=Restarts)
+    restarts: Restarts
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     start_at: float | None = 0.0
@@ -97,7 +98,9 @@ class Supervisor:
     command
         ``celery worker`` without ``-n``.
     output
-        Where the prefixed log lines go.
+        Where the prefixed log lines go; standard output when omitted.
+    first_pause_seconds
+        Pause before the first restart of a worker.
 
     """
 
@@ -106,8 +109,9 @@ class Supervisor:
         plans: Iterable[WorkerPlan],
         command: Sequence[str],
         output: IO[bytes] | None = None,
+        first_pause_seconds: float = FIRST_PAUSE_SECONDS,
     ) -> None:
-        self._runs = [_Run(plan) for plan in plans]
+        self._runs = [_Run(plan, Restarts(first_pause_seconds)) for plan in plans]
         self._command = list(command)
         self._output = output or sys.stdout.buffer
         self._width = max((len(run.plan.node) for run in self._runs), default=0)

@@ -1,0 +1,170 @@
+"""The supervisor, over small programs in the place of Celery workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import psutil
+import pytest
+
+from owl_celery.supervisor import Restarts
+from owl_celery.testing import wait_until
+
+SUPERVISE = """
+import sys
+from owl_celery.supervisor import Supervisor, WorkerPlan
+plans = [WorkerPlan(node, {"LETTER": node}) for node in sys.argv[2:]]
+command = [sys.executable, "-uc", sys.argv[1]]
+sys.exit(Supervisor(plans, command, first_pause_seconds=0.05).run())
+"""
+
+
+class Supervised:
+    """A supervisor in a process of its own."""
+
+    def __init__(self, folder: Path, program: str, *nodes: str) -> None:
+        self.path = folder / "output"
+        with self.path.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", SUPERVISE, textwrap.dedent(program), *nodes],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=folder,
+                env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+            )
+
+    def lines(self) -> list[str]:
+        return self.path.read_text().splitlines()
+
+    def wait_for(self, line: str) -> None:
+        wait_until(lambda: line in self.lines(), f"{line!r} in {self.lines()}")
+
+    def end(self, signum: signal.Signals | None = None) -> int:
+        if signum is not None:
+            self.process.send_signal(signum)
+        return self.process.wait(10.0)
+
+
+def test_restarts_come_later_each_time_up_to_a_minute() -> None:
+    restarts = Restarts()
+
+    assert [restarts.pause_seconds(0.1) for _ in range(8)] == [1, 2, 4, 8, 16, 32, 60, 60]
+
+
+def test_a_stable_minute_makes_restarts_quick_again() -> None:
+    restarts = Restarts()
+    for _ in range(5):
+        restarts.pause_seconds(1.0)
+
+    assert [restarts.pause_seconds(60.0), restarts.pause_seconds(1.0)] == [1.0, 2.0]
+
+
+def test_each_line_carries_its_node_and_the_last_words_are_kept(tmp_path: Path) -> None:
+    program = """
+    import os, sys
+    print("hello", sys.argv[1:], os.environ["LETTER"])
+    print("no end of line", end="", file=sys.stderr)
+    """
+    supervised = Supervised(tmp_path, program, "a", "bcd")
+
+    assert supervised.end() == 0
+    assert sorted(supervised.lines()) == [
+        "a   | hello ['-n', 'a'] a",
+        "a   | no end of line",
+        "bcd | hello ['-n', 'bcd'] bcd",
+        "bcd | no end of line",
+    ]
+
+
+def test_a_crashed_worker_starts_again_and_the_others_do_not_notice(tmp_path: Path) -> None:
+    program = """
+    import os, pathlib, sys
+    if os.environ["LETTER"] == "b":
+        print("steady")
+        sys.exit(0)
+    tries = pathlib.Path("tries")
+    tries.write_text((tries.read_text() if tries.exists() else "") + "x")
+    if len(tries.read_text()) < 3:
+        os.kill(os.getpid(), 9)
+    print("third")
+    """
+    supervised = Supervised(tmp_path, program, "a", "b")
+
+    assert supervised.end() == 0
+    assert supervised.lines().count("b | steady") == 1
+    assert supervised.lines().count("a | third") == 1
+    assert "a | worker ended with status -9; starts again in 0.05 s" in supervised.lines()
+
+
+@pytest.mark.parametrize("status", [2, 69], ids=["wrong options", "claimed by another"])
+def test_a_worker_that_cannot_run_is_not_started_again(tmp_path: Path, status: int) -> None:
+    supervised = Supervised(tmp_path, f"print('no'); raise SystemExit({status})", "a")
+
+    assert supervised.end() == status
+    assert supervised.lines() == ["a | no"]
+
+
+WAIT = """
+import signal, sys, time
+def stop(number, frame):
+    print(signal.Signals(number).name)
+    if number == signal.{last}:
+        sys.exit(1)
+for number in (signal.SIGTERM, signal.SIGQUIT):
+    signal.signal(number, stop)
+print("ready")
+while True:
+    time.sleep(1)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_one_request_stops_workers_warmly(tmp_path: Path, number: signal.Signals) -> None:
+    supervised = Supervised(tmp_path, WAIT.format(last="SIGTERM"), "a", "b")
+    for node in "ab":
+        supervised.wait_for(f"{node} | ready")
+
+    assert supervised.end(number) == 0
+    assert sorted(supervised.lines()) == [
+        "a | SIGTERM",
+        "a | ready",
+        "b | SIGTERM",
+        "b | ready",
+    ]
+
+
+def test_a_second_request_stops_them_cold_and_a_third_kills(tmp_path: Path) -> None:
+    supervised = Supervised(tmp_path, WAIT.format(last="SIGSTOP"), "a")
+    supervised.wait_for("a | ready")
+    supervised.process.terminate()
+    supervised.wait_for("a | SIGTERM")
+    supervised.process.terminate()
+    supervised.wait_for("a | SIGQUIT")
+
+    assert supervised.end(signal.SIGTERM) == 0
+    assert supervised.lines() == ["a | ready", "a | SIGTERM", "a | SIGQUIT"]
+
+
+def test_a_worker_that_waits_to_start_again_does_not_delay_the_stop(tmp_path: Path) -> None:
+    supervised = Supervised(tmp_path, "raise SystemExit(1)", "a")
+    supervised.wait_for("a | worker ended with status 1; starts again in 1.6 s")
+
+    assert supervised.end(signal.SIGTERM) == 0
+
+
+def test_a_grandchild_that_holds_the_output_open_delays_nothing(tmp_path: Path) -> None:
+    program = """
+    import subprocess, sys
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    print(child.pid)
+    """
+    supervised = Supervised(tmp_path, program, "a")
+
+    assert supervised.end() == 0
+    grandchild = psutil.Process(int(supervised.lines()[0].removeprefix("a | ")))
+    grandchild.kill()
