@@ -300,16 +300,19 @@ class Learner:
         """Trim the stream behind the cursor, and forget old outcomes."""
         if now - self._trim_at >= TRIM_SECONDS:
             self._trim_at = now
-            milliseconds = int(self._committed.partition("-")[0])
-            # The next controller looks at the latest events to see what runs.
-            oldest = milliseconds - int(KEEP_EVENTS_SECONDS * 1000)
-            if oldest > 0:
-                self._state.client.xtrim(self._state.keys.events, minid=str(oldest))
             self._check_stream()
+            self._trim()
         if now - self._prune_at >= PRUNE_SECONDS:
             self._prune_at = now
             assert self._store is not None
             self._store.prune(self._settings.outcome_retention_count)
+
+    def _trim(self) -> None:
+        """Drop what is committed, but for the latest: the next controller looks at what runs."""
+        milliseconds, _ = min(position(self._committed), position(self._cursor))
+        oldest = milliseconds - int(KEEP_EVENTS_SECONDS * 1000)
+        if oldest > 0:
+            self._state.client.xtrim(self._state.keys.events, minid=str(oldest))
 
     def _check_stream(self) -> None:
         """Start over with a stream that is younger than the cursor: Redis has lost its data."""
