@@ -14,7 +14,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 	--custom-compile-command "make lock" pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-policy lock clean
+.PHONY: help demo test check bench bench-policy lock secrets clean
 
 help: ## Show this list
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -45,6 +45,16 @@ lock: $(VENV)/.dev ## Pin the newest versions that pyproject.toml allows in requ
 	$(LOCK) --constraints requirements/dev.txt --extra flower --extra postgres --group build \
 		-o requirements/image.txt
 
+secrets: ## Make the passwords that docker-compose.yml needs, once
+	@mkdir -p -m 0700 secrets
+	@# Readable inside a container, whose user is another; the folder keeps others on this host out.
+	@for name in flower_password postgres_password redis_password; do \
+		test -s secrets/$$name || \
+			$(PYTHON) -c 'import secrets; print(secrets.token_hex(24))' > secrets/$$name || exit 1; \
+		chmod 0444 secrets/$$name; \
+	done
+	@echo "The passwords are in secrets/."
+
 clean: ## Delete the environment and whatever the tools have left
 	rm -rf $(VENV) build dist demo-output .hypothesis .import_linter_cache .mypy_cache \
 		.pytest_cache .ruff_cache
@@ -52,13 +62,15 @@ clean: ## Delete the environment and whatever the tools have left
 
 # The demo needs a third of the packages; the versions are the same in both.
 $(VENV)/.demo: requirements/demo.txt pyproject.toml | $(BIN)/python
-	$(PIP_INSTALL) --require-hashes --requirement $<
-	$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	@echo "Installing pinned packages into $(VENV): a minute, once."
+	@$(PIP_INSTALL) --require-hashes --requirement $<
+	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/.dev: requirements/dev.txt pyproject.toml | $(BIN)/python
-	$(PIP_INSTALL) --require-hashes --requirement $<
-	$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	@echo "Installing pinned packages into $(VENV): a minute, once."
+	@$(PIP_INSTALL) --require-hashes --requirement $<
+	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(BIN)/python:

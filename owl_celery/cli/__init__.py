@@ -9,6 +9,7 @@ import click
 
 COMMANDS: Final = {
     "demo": "owl_celery.cli.demo",
+    "health": "owl_celery.cli.health",
     "serve": "owl_celery.cli.serve",
     "simulate": "owl_celery.cli.simulate",
     "worker": "owl_celery.cli.worker",

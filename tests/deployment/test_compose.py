@@ -1,0 +1,198 @@
+"""The compose file and the image agree with the code; no container engine is needed."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import yaml
+from pydantic import AliasChoices
+
+from owl_celery import __version__
+from owl_celery.cli import owl
+from owl_celery.settings import Settings
+from workers.entrypoint import fill
+
+ROOT = Path(__file__).parents[2]
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+OURS = {name: service for name, service in SERVICES.items() if "build" in service}
+OTHERS_READ = ("FLOWER_", "NVIDIA_")
+
+each_service = pytest.mark.parametrize("service", SERVICES.values(), ids=list(SERVICES))
+each_of_ours = pytest.mark.parametrize("service", OURS.values(), ids=list(OURS))
+
+
+def environment_names() -> set[str]:
+    """Every name of an environment variable that Settings reads."""
+    names = set()
+    for field, info in Settings.model_fields.items():
+        names.add(f"OWL_{field.upper()}")
+        if isinstance(info.validation_alias, AliasChoices):
+            names.update(str(choice) for choice in info.validation_alias.choices)
+    return names
+
+
+@pytest.fixture
+def secrets(tmp_path: Path) -> Path:
+    """What ``make secrets`` makes."""
+    subprocess.run(
+        ["make", "--silent", "-f", ROOT / "Makefile", "secrets", f"PYTHON={sys.executable}"],
+        cwd=tmp_path,
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    return tmp_path / "secrets"
+
+
+def run_tool(*command: str | Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", *command] if command[0] == "check_jsonschema" else command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_compose_file_is_valid() -> None:
+    run_tool("check_jsonschema", "--builtin-schema", "vendor.compose-spec", "docker-compose.yml")
+
+
+def test_the_dockerfile_has_no_complaints() -> None:
+    run_tool(Path(sys.executable).with_name("hadolint"), "workers/Dockerfile")
+
+
+@each_service
+def test_ports_are_on_loopback_only(service: dict[str, Any]) -> None:
+    for port in service.get("ports", []):
+        assert port.startswith("127.0.0.1:")
+
+
+@each_service
+def test_no_service_runs_as_root(service: dict[str, Any]) -> None:
+    user = str(service.get("user"))
+    if "build" in service:
+        (user,) = re.findall(r"^USER (\S+)$", (ROOT / "workers/Dockerfile").read_text(), re.M)
+
+    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", user)
+    assert service["cap_drop"] == ["ALL"]
+
+
+@each_service
+def test_images_have_an_exact_version(service: dict[str, Any]) -> None:
+    assert re.search(r":\d+\.\d+(\.\d+)?(-[a-z0-9]+)?$", service["image"])
+
+
+def test_images_that_ours_is_built_from_have_an_exact_version() -> None:
+    images = re.findall(r"^FROM (\S+)", (ROOT / "workers/Dockerfile").read_text(), re.M)
+
+    assert images
+    assert all(re.search(r":\d+\.\d+\.\d+-", image) for image in images)
+
+
+@each_of_ours
+def test_our_image_has_the_version_of_the_package(service: dict[str, Any]) -> None:
+    assert service["image"].removesuffix("-torch") == f"owl-celery:{__version__}"
+
+
+@each_service
+def test_every_service_says_whether_it_is_well_and_how_it_stops(service: dict[str, Any]) -> None:
+    assert service["healthcheck"]["test"]
+    assert re.fullmatch(r"\d+s", service["stop_grace_period"])
+    assert service["restart"] == "unless-stopped"
+
+
+@each_of_ours
+def test_every_variable_is_read_by_somebody(service: dict[str, Any]) -> None:
+    names = {name for name in service["environment"] if not name.startswith(OTHERS_READ)}
+
+    assert names <= environment_names()
+
+
+@each_of_ours
+def test_the_settings_of_a_service_can_be_used(
+    service: dict[str, Any], secrets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in fill(service["environment"], secrets).items():
+        monkeypatch.setenv(name, value)
+
+    settings = Settings.load()
+
+    for url in (settings.redis_url, settings.database_url):
+        assert url is not None
+        parts = urlsplit(url.get_secret_value())
+        assert parts.hostname in service["depends_on"]
+        (published,) = SERVICES[str(parts.hostname)]["ports"]
+        assert published.endswith(f":{parts.port}")
+        assert parts.password == (secrets / f"{parts.hostname}_password").read_text().strip()
+
+
+@each_service
+def test_secrets_are_files_that_make_secrets_makes(service: dict[str, Any], secrets: Path) -> None:
+    for name in service["secrets"]:
+        assert COMPOSE["secrets"][name] == {"file": f"./secrets/{name}"}
+        assert len((secrets / name).read_text().strip()) >= 32
+
+
+@each_service
+def test_every_secret_that_a_service_uses_is_given_to_it(service: dict[str, Any]) -> None:
+    used = set(re.findall(r"\{(\w+_password)\}|/run/secrets/(\w+)", str(service)))
+
+    assert {first or second for first, second in used} <= set(service["secrets"])
+
+
+def test_secrets_are_never_committed() -> None:
+    assert "/secrets/" in (ROOT / ".gitignore").read_text().splitlines()
+    assert (ROOT / ".dockerignore").read_text().startswith("*\n")
+
+
+def test_make_secrets_keeps_those_there_are(secrets: Path) -> None:
+    before = {path.name: path.read_text() for path in secrets.iterdir()}
+
+    subprocess.run(
+        ["make", "--silent", "-f", ROOT / "Makefile", "secrets", f"PYTHON={sys.executable}"],
+        cwd=secrets.parent,
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+
+    assert {path.name: path.read_text() for path in secrets.iterdir()} == before
+    assert secrets.stat().st_mode & 0o777 == 0o700
+
+
+@each_of_ours
+@pytest.mark.parametrize("of", ["command", "healthcheck"])
+def test_commands_of_ours_exist_and_take_these_options(service: dict[str, Any], of: str) -> None:
+    words = service["command"] if of == "command" else service["healthcheck"]["test"]
+    if "owl" not in words:
+        return  # Flower's.
+    name, *arguments = words[words.index("owl") + 1 :]
+    command = owl.get_command(owl.make_context("owl", [], resilient_parsing=True), name)
+
+    assert command is not None
+    command.make_context(name, list(arguments))
+
+
+@pytest.mark.parametrize("name", ["worker", "worker-gpu"])
+def test_a_worker_has_time_to_drain(name: str) -> None:
+    seconds = int(SERVICES[name]["stop_grace_period"].removesuffix("s"))
+
+    assert seconds >= Settings.model_fields["drain_timeout_seconds"].default + 30
+
+
+def test_flower_asks_for_a_password() -> None:
+    assert SERVICES["flower"]["environment"]["FLOWER_BASIC_AUTH"] == "owl:{flower_password}"
+
+
+def test_real_gpus_are_reserved_only_in_their_profile() -> None:
+    assert SERVICES["worker-gpu"]["profiles"] == ["gpu"]
+    (device,) = SERVICES["worker-gpu"]["deploy"]["resources"]["reservations"]["devices"]
+    assert device["capabilities"] == ["gpu"]
+    assert "deploy" not in SERVICES["worker"]
