@@ -1,0 +1,160 @@
+"""``celery -A proj owl worker``: which workers it plans, and how it says no."""
+
+from __future__ import annotations
+
+import socket
+from types import SimpleNamespace
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from owl_celery.cli import worker as cli
+from owl_celery.cli.worker import plan_workers
+from owl_celery.errors import OwlError
+from owl_celery.gpus import FakeGpus
+from owl_celery.settings import Settings
+from owl_celery.supervisor import WorkerPlan
+
+HOST = socket.gethostname()
+
+
+class Reader(FakeGpus):
+    """Stands in for NVML."""
+
+    problem = ""
+
+
+@pytest.fixture(autouse=True)
+def present(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three GPUs on this host."""
+    monkeypatch.setattr(cli, "NvmlReader", lambda: Reader.of(["K80", "V100", "V100"], "a"))
+
+
+def without_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "NvmlReader", lambda: SimpleNamespace(list_gpus=list, problem="none"))
+
+
+def nodes(plans: list[WorkerPlan]) -> list[str]:
+    return [plan.node.removesuffix(f"@{HOST}") for plan in plans]
+
+
+def values(plans: list[WorkerPlan], name: str) -> list[str]:
+    return [plan.environment[name] for plan in plans]
+
+
+def test_every_gpu_gets_a_worker() -> None:
+    plans = plan_workers(None, None, None)
+
+    assert nodes(plans) == ["gpu0", "gpu1", "gpu2"]
+    assert values(plans, "OWL_WORKER_QUEUE") == [f"gpu.{HOST}.{n}" for n in range(3)]
+    assert values(plans, "CUDA_VISIBLE_DEVICES") == ["SIM-a-0", "SIM-a-1", "SIM-a-2"]
+    assert len(set(values(plans, "OWL_WORKER_OWNER"))) == 1
+
+
+@pytest.mark.parametrize("gpus", ["2,0", " SIM-a-0 , SIM-a-2,", "0,0,2"])
+def test_gpus_can_be_chosen(gpus: str) -> None:
+    assert nodes(plan_workers(None, None, gpus)) == ["gpu0", "gpu2"]
+
+
+def test_cuda_visible_devices_is_respected() -> None:
+    settings = Settings.load(cuda_visible_devices="SIM-a-1")
+
+    assert nodes(plan_workers(None, None, None, settings)) == ["gpu1"]
+
+
+def test_cpu_processes_come_beside_the_gpus() -> None:
+    plans = plan_workers(None, 4, "0")
+
+    assert nodes(plans) == ["gpu0", "cpu0"]
+    assert values(plans, "OWL_WORKER_QUEUE") == [f"gpu.{HOST}.0", f"cpu.{HOST}.0"]
+    assert values(plans, "OWL_WORKER_CONCURRENCY") == ["1", "4"]
+
+
+def test_cpu_processes_need_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_gpus(monkeypatch)
+
+    assert nodes(plan_workers(None, 2, None)) == ["cpu0"]
+
+
+def test_virtual_gpus_take_the_place_of_real_ones() -> None:
+    plans = plan_workers("k80=1,v100=2", None, None)
+
+    assert nodes(plans) == ["gpu0", "gpu1", "gpu2"]
+    assert values(plans, "OWL_GPU_MODEL") == ["k80", "v100", "v100"]
+    assert set(values(plans, "CUDA_VISIBLE_DEVICES")) == {""}
+
+
+@pytest.mark.parametrize(
+    ("simulate", "gpus", "sentence"),
+    [
+        ("k80", None, "Fleet part 'k80' is not MODEL=COUNT, such as k80=4."),
+        ("k80=0", None, "Fleet part 'k80=0' is not MODEL=COUNT, such as k80=4."),
+        ("k80=1", "0", "Give --gpus or --simulate, not both: virtual GPUs have no index."),
+        (
+            None,
+            "0,7",
+            "GPU '7' of --gpus or CUDA_VISIBLE_DEVICES is not on this host; it has 0 (SIM-a-0), "
+            "1 (SIM-a-1), 2 (SIM-a-2).",
+        ),
+    ],
+)
+def test_nonsense_is_a_sentence(simulate: str | None, gpus: str | None, sentence: str) -> None:
+    with pytest.raises(OwlError) as caught:
+        plan_workers(simulate, None, gpus)
+
+    assert str(caught.value) == sentence
+
+
+@click.group()
+@click.option("-A", "--app")
+@click.option("--no-color", is_flag=True)
+def celery(**_: Any) -> None:
+    """Stand in for Celery's command."""
+
+
+celery.add_command(cli.worker)
+
+
+def test_no_gpu_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_gpus(monkeypatch)
+
+    result = CliRunner().invoke(celery, ["-A", "proj", "worker"])
+
+    assert result.exit_code == 1
+    assert result.output == (
+        "Error: No NVIDIA GPU was found (none): install the NVIDIA driver, or try "
+        '--simulate "k80=1,v100=1" for virtual GPUs or --cpu 2 for CPU processes.\n'
+    )
+
+
+def test_no_application_says_what_to_do() -> None:
+    result = CliRunner().invoke(celery, ["worker", "--simulate", "k80=1"])
+
+    assert result.exit_code == 1
+    assert result.output == (
+        "Error: No application: start it as celery -A proj owl worker, where proj is your module.\n"
+    )
+
+
+def test_workers_get_the_options_of_this_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: dict[str, Any] = {}
+
+    class Recorder:
+        def __init__(self, plans: list[WorkerPlan], command: list[str]) -> None:
+            started.update(plans=plans, command=command[1:])
+
+        def run(self) -> int:
+            return 0
+
+    monkeypatch.setattr(cli, "Supervisor", Recorder)
+    arguments = ["-A", "proj", "--no-color", "worker", "--simulate", "k80=1", "-l", "ERROR"]
+
+    result = CliRunner().invoke(celery, [*arguments, "--", "-E", "--max-tasks-per-child", "9"])
+
+    assert result.exit_code == 0, result.output
+    assert nodes(started["plans"]) == ["gpu0"]
+    assert " ".join(started["command"]) == (
+        "-m celery -A proj --no-color worker -l ERROR -E --max-tasks-per-child 9"
+    )
