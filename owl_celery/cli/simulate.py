@@ -182,9 +182,15 @@ def _run(jobs: Sequence[Job], processes: int | None) -> list[Row]:
     """Run all, show how far it is, and put the rows in order."""
     done: dict[int, Row] = {}
     position = {id(job): index for index, job in enumerate(jobs)}
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     console = Console(stderr=True)
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
+    is_hidden = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=is_hidden) as progress:
         bar = progress.add_task("runs", total=len(jobs))
         for job, row in run_jobs(jobs, processes):
             done[position[id(job)]] = row

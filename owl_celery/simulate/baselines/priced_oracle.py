@@ -74,7 +74,7 @@ def plan_prices(instance: Instance, rate: float) -> Floats:
     load = rate * instance.mix[:, None] * np.nan_to_num(seconds) / gpus
     rows = np.arange(len(seconds))
     best = np.argmin(priced_seconds, axis=1)
-    total = np.bincount(best, load[rows, best], minlength=len(gpus))
+    total: Floats = np.bincount(best, load[rows, best], minlength=len(gpus)).astype(np.float64)
     for step in range(STEPS):
         best = np.argmin(priced_seconds * (1.0 + _delay(total, gpus)), axis=1)
         target = np.bincount(best, load[rows, best], minlength=len(gpus))
