@@ -96,6 +96,8 @@ class AmqpBroker:
         try:
             if self._connection is None:
                 self._connection = self._connect()
+                # Without pauses, which kombu makes by default: the caller tries again later.
+                self._connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
             if self._channel is None:
                 self._channel = self._connection.channel()
             yield self._channel

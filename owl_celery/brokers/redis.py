@@ -84,6 +84,8 @@ class RedisBroker:
         try:
             if self._client is None:
                 self._connection = self._connect()
+                # Without pauses, which kombu makes by default: the caller tries again later.
+                self._connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
                 self._channel = self._connection.default_channel
                 # The transport's own client adds the key prefix to some commands only.
                 self._client = Redis(connection_pool=self._channel.pool)
