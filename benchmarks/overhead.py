@@ -49,7 +49,12 @@ def make_app(name: str, url: str) -> tuple[Celery, Task]:
     """Make an application with one task on a broker."""
     app = Celery(name, broker=url)
     app.conf.task_ignore_result = True
-    return app, app.task(name=TASK_TYPE, shared=False)(lambda: None)
+
+    @app.task(name=TASK_TYPE, shared=False)
+    def work() -> None:
+        """Never runs."""
+
+    return app, work
 
 
 def publish_views(url: str, namespace: str, queues: int, stop: ProcessEvent) -> None:

@@ -139,23 +139,39 @@ class Fleet:
                 fleet.running_since[row, slot] = now - elapsed
         return fleet
 
+    def emptied(self) -> Fleet:
+        """The same queues without load; what never changes is shared, names to their identity."""
+        fleet = object.__new__(Fleet)
+        fleet.names, fleet.models, fleet.model_index = self.names, self.models, self.model_index
+        fleet.concurrency = self.concurrency
+        fleet.is_open = np.ones(len(self), dtype=np.bool_)
+        fleet.free_memory_bytes = np.full(len(self), np.nan)
+        fleet.waiting_count = np.zeros(len(self), dtype=np.int64)
+        fleet.waiting_seconds = np.zeros(len(self))
+        fleet.running_seconds = np.zeros(self.running_seconds.shape)
+        fleet.running_since = np.zeros(self.running_since.shape)
+        return fleet
+
     def gpu_model(self, row: int) -> str:
         """GPU model of one queue."""
         return self.models[int(self.model_index[row])]
 
     def residual_seconds(self, now: float) -> Floats:
         """Predicted rest of what runs, summed over the slots of each queue, shape (N,)."""
+        predicted = self.running_seconds
         elapsed = np.maximum(now - self.running_since, 0.0)
-        rest = np.maximum(
-            self.running_seconds - elapsed,
-            OVERRUN_SHARE * np.maximum(self.running_seconds, elapsed),
-        )
-        total: Floats = np.where(self.running_seconds > 0.0, rest, 0.0).sum(axis=1)
+        rest = np.maximum(predicted - elapsed, OVERRUN_SHARE * np.maximum(predicted, elapsed))
+        rest *= predicted > 0.0
+        # Most queues run one task at a time, and a sum over an axis of one is slow.
+        total: Floats = rest[:, 0] if rest.shape[1] == 1 else rest.sum(axis=1)
         return total
 
     def running_count(self) -> Ints:
         """Tasks that run on each queue, shape (N,)."""
-        count: Ints = np.count_nonzero(self.running_seconds, axis=1)
+        is_running = self.running_seconds > 0.0
+        if is_running.shape[1] == 1:
+            return is_running[:, 0].astype(np.int64)
+        count: Ints = is_running.sum(axis=1)
         return count
 
     def wait_seconds(self, now: float) -> Floats:

@@ -11,7 +11,7 @@ from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from celery import Celery, signals
-from kombu import Queue
+from kombu.entity import Queue
 
 from owl_celery.controller.embed import make_controller_step
 from owl_celery.errors import OwlError, SettingsError
@@ -69,7 +69,9 @@ class Installation:
 
     """
 
-    def __init__(self, app: Celery, router_class: type[LearningRouterMixin], arguments: Any) -> None:
+    def __init__(
+        self, app: Celery, router_class: type[LearningRouterMixin], arguments: Any
+    ) -> None:
         self.app = app
         self.parts: Parts | None = None
         self.error: SettingsError | None = None

@@ -12,26 +12,28 @@ import os
 import threading
 import time
 import weakref
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
 from redis.exceptions import RedisError
 
-from owl_celery.errors import OwlError, SettingsError, StateError
+from owl_celery.errors import OwlError, StateError
 from owl_celery.fleet import Fleet
-from owl_celery.policies import make_policy, policy_class
+from owl_celery.policies import make_policy
 from owl_celery.policies.base import Policy
 from owl_celery.redis_state import RedisState
 from owl_celery.settings import Settings
-from owl_celery.wire import FleetRecord, Knowledge, View, bounded_seconds, decode_record
+from owl_celery.snapshot import Snapshot, add_assignments, load_fleet, policy_chain
+from owl_celery.wire import FleetRecord, Knowledge, View, decode_record
 
 log = logging.getLogger(__name__)
 
 BUSY_FOR_SECONDS: Final = 2.0
 IN_FLIGHT_LIMIT_SECONDS: Final = 5.0
-SIMPLEST_POLICY: Final = "shortest_queue"
+SHARE_OF_TIME: Final = 0.05
+"""Most of the process's time that the thread takes: with many queues it syncs less often."""
 
 
 @dataclass(slots=True)
@@ -52,31 +54,7 @@ class Batch:
     sent_at: float
     told_at: float
     count: Counter[str]
-    seconds: Counter[str]
-
-
-@dataclass(slots=True)
-class Snapshot:
-    """Everything a decision needs.
-
-    Parameters
-    ----------
-    fleet
-        Queues and load; this process's own recent assignments included.
-    policies
-        The policy and the simpler ones behind it, best first.
-    policy_version
-        Version of the knowledge they hold.
-    changed_at
-        Monotonic time at which the view's version last changed.
-
-    """
-
-    fleet: Fleet
-    rows: dict[str, int]
-    policies: list[Policy]
-    policy_version: int
-    changed_at: float
+    seconds: dict[str, float]
 
 
 @dataclass(slots=True)
@@ -84,7 +62,7 @@ class _Untold:
     """Assignments and arrivals not yet told to Redis."""
 
     count: Counter[str] = field(default_factory=Counter)
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     arrivals: Counter[str] = field(default_factory=Counter)
 
     def __bool__(self) -> bool:
@@ -137,6 +115,8 @@ class ProducerSync:
         self._in_flight: deque[Batch] = deque()
         self._view: View | None = None
         self._fleet_record: FleetRecord | None = None
+        self._queues: Fleet | None = None
+        self._rows: dict[str, int] = {}
         self._knowledge_version = -1
         self._policies: list[Policy] = []
         self._unreadable: set[str] = set()
@@ -214,10 +194,12 @@ class ProducerSync:
     def _run(self) -> None:
         stop, wake = self._stop, self._wake
         while not stop.is_set():
+            began = time.thread_time()
             self._sync_logged()
+            cost = time.thread_time() - began
             is_busy = self._clock() - self._last_use < BUSY_FOR_SECONDS
             if is_busy:
-                stop.wait(self._settings.sync_busy_seconds)
+                stop.wait(max(self._settings.sync_busy_seconds, cost / SHARE_OF_TIME))
             else:
                 wake.wait(self._settings.sync_idle_seconds)
             wake.clear()
@@ -229,7 +211,7 @@ class ProducerSync:
         try:
             with self._sync_lock:
                 self._sync()
-        except (RedisError, OSError, OwlError, ValueError) as error:
+        except (RedisError, OSError, OwlError, ValueError, IndexError) as error:
             self.failures += 1
             if not self._is_down:
                 self._is_down = True
@@ -261,7 +243,8 @@ class ProducerSync:
             with self._lock:
                 # Counting a batch twice is corrected by the queue's true depth, losing it is not.
                 self._untold.count.update(untold.count)
-                self._untold.seconds.update(untold.seconds)
+                for queue, told in untold.seconds.items():
+                    self._untold.seconds[queue] += told
                 self._untold.arrivals.update(untold.arrivals)
             raise
         self.mode = mode if mode in ("shadow", "off") else "on"
@@ -279,8 +262,13 @@ class ProducerSync:
         fleet_record, knowledge = self._fetch(view)
         if fleet_record is None or fleet_record.version != view.fleet_version:
             return
-        fleet = fleet_of(fleet_record, view, now)
-        rows = {name: row for row, name in enumerate(fleet.names)}
+        if fleet_record is not self._fleet_record or self._queues is None:
+            self._queues = Fleet(
+                fleet_record.names, fleet_record.gpu_models, fleet_record.concurrency
+            )
+            self._rows = {name: row for row, name in enumerate(self._queues.names)}
+            self._fleet_record = fleet_record
+        fleet, rows = load_fleet(self._queues, view, now), self._rows
         while self._in_flight and (
             self._in_flight[0].sent_at <= view.ledger_time
             or now - self._in_flight[0].told_at > IN_FLIGHT_LIMIT_SECONDS
@@ -292,7 +280,7 @@ class ProducerSync:
             add_assignments(fleet, rows, self._untold.count, self._untold.seconds)
             if knowledge is not None and knowledge.version != self._knowledge_version:
                 self._learn(knowledge)
-            self._view, self._fleet_record, self._changed_at = view, fleet_record, now
+            self._view, self._changed_at = view, now
             self._snapshot = Snapshot(
                 fleet, rows, self._policies, self._knowledge_version, self._changed_at
             )
@@ -327,69 +315,3 @@ class ProducerSync:
                     self._unreadable.add(policy.name)
                     log.warning("owl: %s cannot read what was published: %s", policy.name, error)
         self._knowledge_version = knowledge.version
-
-
-def policy_chain(name: str) -> list[str]:
-    """Name a policy and the simpler ones behind it, best first.
-
-    A policy that only a newer release knows is passed over for the simplest one.
-
-    Examples
-    --------
-    >>> policy_chain("expected_completion")
-    ['expected_completion', 'shortest_queue']
-
-    """
-    names: list[str] = []
-    following: str | None = name
-    while following is not None and following not in names:
-        try:
-            fallback = policy_class(following).fallback
-        except SettingsError:
-            following, fallback = SIMPLEST_POLICY, None
-        names.append(following)
-        following = fallback
-    return names
-
-
-def fleet_of(record: FleetRecord, view: View, now: float) -> Fleet:
-    """Build the columns of a view; what runs is dated by our monotonic clock.
-
-    Raises
-    ------
-    ValueError
-        When the rows of the two records do not fit.
-
-    """
-    fleet = Fleet(record.names, record.gpu_models, record.concurrency)
-    size = len(fleet)
-    if len(view.waiting_count) != size or len(view.waiting_seconds) != size:
-        raise ValueError("the load view does not fit its fleet record")
-    fleet.waiting_count[:] = view.waiting_count
-    fleet.waiting_seconds[:] = view.waiting_seconds
-    if len(view.free_memory_bytes) == size:
-        fleet.free_memory_bytes[:] = [
-            float("nan") if free is None else free for free in view.free_memory_bytes
-        ]
-    slots = [0] * size
-    for row, predicted, elapsed in view.running:
-        slot = slots[row]
-        if slot < fleet.running_seconds.shape[1]:
-            # A running task without a prediction still occupies its slot.
-            fleet.running_seconds[row, slot] = max(bounded_seconds(predicted), 1e-6)
-            fleet.running_since[row, slot] = now - bounded_seconds(elapsed)
-            slots[row] = slot + 1
-    for row in view.closed:
-        fleet.is_open[row] = False
-    return fleet
-
-
-def add_assignments(
-    fleet: Fleet, rows: dict[str, int], count: Counter[str], seconds: Counter[str]
-) -> None:
-    """Add tasks on their way to the waiting columns; queues that are gone are passed over."""
-    for queue, tasks in count.items():
-        row = rows.get(queue)
-        if row is not None:
-            fleet.waiting_count[row] += tasks
-            fleet.waiting_seconds[row] += seconds[queue]

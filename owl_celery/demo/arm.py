@@ -102,10 +102,8 @@ def run_arm(
                 on_progress()
                 next_look = time.monotonic() - start + COLLECT_SECONDS
             time.sleep(max(min(job.at, next_look) - (time.monotonic() - start), 0.0))
-        arguments = {
-            "task_type": job.task_type, "size": job.size, "best_seconds": job.best_seconds
-        }
-        pending[task.apply_async(kwargs=arguments).id] = job
+        arguments = (job.task_type, job.size, job.scale_seconds)
+        pending[task.apply_async(arguments).id] = job
         arm.sent += 1
     deadline = time.monotonic() + patience_seconds
     while pending and time.monotonic() < deadline:
@@ -122,9 +120,7 @@ def _collect(arm: Arm, app: Celery, pending: dict[str, Job], wall_start: float) 
         job = pending.pop(task_id)
         ended = datetime.fromisoformat(result["date_done"]).timestamp() - wall_start
         value = result["result"]
-        found.append(
-            Done(job.at, ended, value["service_seconds"], value["gpu_model"], job.task_type)
-        )
+        found.append(Done(job.at, ended, value["seconds"], value["gpu_model"], job.task_type))
     arm.done += sorted(found, key=lambda done: done.finished)
 
 
@@ -138,5 +134,3 @@ def _results(app: Celery, ids: list[str]) -> Iterator[tuple[str, Mapping[str, An
                 result = backend.decode_result(text)
                 if result["status"] == "SUCCESS":
                     yield task_id, result
-
-

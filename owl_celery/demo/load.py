@@ -24,15 +24,15 @@ class Job:
         Row of the Gavel table.
     size
         Factor of the service time, known when the task is sent.
-    best_seconds
-        Service seconds at size 1 on the GPU model that is best for the type.
+    scale_seconds
+        Seconds that stand for one measured second of this type.
 
     """
 
     at: float
     task_type: str
     size: float
-    best_seconds: float
+    scale_seconds: float
 
 
 def draw_jobs(
@@ -55,10 +55,11 @@ def draw_jobs(
 
     """
     instance = Instance.draw(gavel_table(), fleet, seed)
+    measured = gavel_table().restricted(instance.table.models)
+    scale = mean_seconds * (instance.table.seconds / measured.seconds)[:, 0]
     rate = load * instance.capacity.rate / mean_seconds
     arrivals = poisson(rate, instance.mix, max(int(rate * seconds), 1), SIZE_CV, seed)
-    best = instance.table.seconds.min(axis=1) * mean_seconds
     return [
-        Job(float(at), instance.table.types[row], float(size), float(best[row]))
+        Job(float(at), instance.table.types[row], float(size), float(scale[row]))
         for at, row, size in zip(arrivals.times, arrivals.types, arrivals.sizes, strict=True)
     ]

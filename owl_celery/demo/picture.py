@@ -18,9 +18,7 @@ WINDOW = 60
 Floats = npt.NDArray[np.float64]
 
 
-def draw_picture(
-    path: Path, arms: Sequence[Arm], outcomes: Sequence[Outcome], title: str
-) -> None:
+def draw_picture(path: Path, arms: Sequence[Arm], outcomes: Sequence[Outcome], title: str) -> None:
     """Write a PNG of two panels.
 
     Parameters

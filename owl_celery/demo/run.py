@@ -23,13 +23,11 @@ from owl_celery.demo.picture import draw_picture
 from owl_celery.demo.report import LABELS, comparison, ratio_mean, summarise, write_json
 from owl_celery.demo.stack import Stack, available_bytes, fit_fleet, running_stack
 from owl_celery.embedded import open_redis
-from owl_celery.errors import OwlError, WorkerError
+from owl_celery.errors import WorkerError
 from owl_celery.installation import parts_of
 from owl_celery.settings import Settings
-from owl_celery.store import open_store
 
 VIEW_SECONDS: Final = 10.0
-
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,26 +118,23 @@ def run_demo(plan: Plan, console: Console) -> None:
         folder = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="owl-demo-")))
         broker_url = exits.enter_context(open_redis(Settings.load()))
         with console.status("Starting the workers") as status:
-            stack = exits.enter_context(
-                running_stack(
-                    broker_url,
-                    fleet,
-                    folder,
-                    lambda up: status.update(f"Starting the workers: {up} of {sum(fleet.values())}"),
-                )
-            )
+
+            def show(up: int) -> None:
+                status.update(f"Starting the workers: {up} of {sum(fleet.values())}")
+
+            stack = exits.enter_context(running_stack(broker_url, fleet, folder, show))
         console.print(
             f"{fleet_text(fleet)} virtual GPUs; {len(jobs)} tasks of 26 types in "
             f"{plan.seconds:.0f} s, {plan.load:.0%} of what this fleet can serve; seed {plan.seed}"
         )
         arms = run_arms(plan, jobs, stack, console)
         summaries = {arm.name: summarise(arm, fleet) for arm in arms}
+        console.print()
         console.print(comparison(summaries))
         report, picture = plan.output / "demo.json", plan.output / "learning-curve.png"
         write_json(report, summaries, plan.seed, fleet, plan.load)
-        with open_store(Settings.load(**stack.settings)) as store:
-            outcomes = store.outcomes()
-        draw_picture(picture, arms, outcomes, f"{fleet_text(fleet)}, load {plan.load:g}")
+        title = f"{fleet_text(fleet)}, load {plan.load:g}, seed {plan.seed}"
+        draw_picture(picture, arms, stack.outcomes(len(jobs)), title)
         console.print(
             f"Routed tasks took {ratio_mean(summaries):.2f} of the shared queue's mean response "
             f"time.\nFigures: {report}\nPicture: {picture}"
@@ -165,16 +160,22 @@ def run_arms(plan: Plan, jobs: list[Job], stack: Stack, console: Console) -> lis
 def plain_app(broker_url: str) -> Celery:
     """Make an application without the one line: its tasks go to Celery's default queue."""
     app = Celery("plain", broker=broker_url, backend=broker_url)
-    app.task(name=TASK, typing=False, shared=False)(lambda **_: None)
+
+    @app.task(name=TASK, shared=False)
+    def replay(task_type: str, size: float, scale_seconds: float) -> None:
+        """Runs in the workers, which know it by its name."""
+
+    # Before the example application is imported, whose tasks would be shared with this one.
+    app.finalize()
     return app
 
 
 def routed_app(stack: Stack) -> Celery:
     """Import the example application, which has the one line, as its users do."""
     os.environ.update(stack.environment)
-    from workers.app import app
+    from workers import tasks
 
-    return app
+    return tasks.app
 
 
 def wait_for_view(app: Celery) -> None:

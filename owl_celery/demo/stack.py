@@ -12,8 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from owl_celery.controller.health import Health
 from owl_celery.errors import WorkerError
 from owl_celery.redis_state import RedisState
+from owl_celery.settings import Settings
+from owl_celery.store import open_store
+from owl_celery.types import Outcome
 from owl_celery.wire import FleetRecord, Keys, View, decode_record
 
 NAMESPACE: Final = "demo"
@@ -33,12 +37,34 @@ class Stack:
         Redis: broker, results and learning state.
     environment
         Variables that any other process of the application needs.
+    state
+        The same Redis, as the application uses it.
+    folder
+        Where what is learned is kept.
 
     """
 
     broker_url: str
     environment: Mapping[str, str]
     state: RedisState
+
+    folder: Path
+
+    def learned(self) -> str:
+        """Say how much has been learned so far."""
+        text = self.state.client.get(self.state.keys.health)
+        health = Health.decode(text) if isinstance(text, str) else None
+        learned = health.counters.get("outcomes", 0) if health else 0
+        return f"learned from {learned} outcomes"
+
+    def outcomes(self, limit: int) -> list[Outcome]:
+        """The latest outcomes that were learned from, in order of finishing."""
+        settings = Settings.load(continuous_learning_storage_path=self.folder)
+        store = open_store(settings, NAMESPACE)
+        try:
+            return sorted(store.recent(limit), key=lambda outcome: outcome.finished_at)
+        finally:
+            store.close()
 
     def set_mode(self, mode: str) -> None:
         """Turn the kill switch: ``off`` makes it plain Celery."""
@@ -92,7 +118,8 @@ def running_stack(
         "OWL_NAMESPACE": NAMESPACE,
         "OWL_CONTINUOUS_LEARNING_STORAGE_PATH": str(folder / "learned"),
     }
-    stack = Stack(broker_url, environment, RedisState(broker_url, Keys(NAMESPACE)))
+    state = RedisState(broker_url, Keys(NAMESPACE))
+    stack = Stack(broker_url, environment, state, folder / "learned")
     log = folder / "workers.log"
     simulate = ",".join(f"{model}={count}" for model, count in fleet.items())
     command = [sys.executable, "-m", "celery", "-A", "workers.app", "owl", "worker"]

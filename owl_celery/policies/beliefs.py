@@ -144,10 +144,10 @@ class Layout:
 
     """
 
-    __slots__ = ("_beliefs", "_fleet", "_model_count", "_version", "columns", "failing", "speeds")
+    __slots__ = ("_beliefs", "_model_count", "_names", "_version", "columns", "failing", "speeds")
 
     def __init__(self, beliefs: Beliefs, fleet: Fleet) -> None:
-        self._beliefs, self._fleet = beliefs, fleet
+        self._beliefs, self._names = beliefs, fleet.names
         self._model_count, self._version = len(beliefs.models), beliefs.version
         columns = np.array([beliefs.models.get(model, 0) for model in fleet.models], dtype=np.int64)
         self.columns: Ints = columns[fleet.model_index] if len(fleet) else columns
@@ -161,9 +161,9 @@ class Layout:
                         column[position[name]] = value
 
     def fits(self, beliefs: Beliefs, fleet: Fleet) -> bool:
-        """Whether this layout is of these very objects as they are now."""
+        """Whether this layout is of these beliefs as they are now, and of these very queues."""
         return (
-            self._fleet is fleet
+            self._names is fleet.names
             and self._beliefs is beliefs
             and self._version == beliefs.version
             and self._model_count == len(beliefs.models)

@@ -44,7 +44,7 @@ class Worker:
         """Wait for so many outcomes; then starts and outcomes in order."""
         deadline = time.monotonic() + 10.0
         while True:
-            entries = self.state.client.xrange(self.state.keys.events)
+            entries: Any = self.state.client.xrange(self.state.keys.events)
             events = [decode_event(fields["e"]) for _, fields in entries]
             ended = [event for event in events if isinstance(event, Outcome)]
             if len(ended) >= outcomes:

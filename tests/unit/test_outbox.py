@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ def started(number: int) -> Started:
 
 
 def numbers_on_stream(state: RedisState) -> list[int]:
-    entries = state.client.xrange(state.keys.events)
+    entries: Any = state.client.xrange(state.keys.events)
     events = [decode_event(fields["e"]) for _, fields in entries]
     return [int(event.task_id) for event in events if event is not None]
 

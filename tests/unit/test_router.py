@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
-from kombu import Queue
+from kombu.entity import Queue
 
 from owl_celery.redis_state import RedisState
 from owl_celery.router import LearningRouter, header_in, stamp_published
@@ -86,7 +86,7 @@ def test_declines_until_a_view_has_arrived(producer: Producer) -> None:
     assert producer.router.fallbacks["no_view"] == 1
 
 
-@pytest.mark.parametrize("queue", ["mine", Queue("mine")])
+@pytest.mark.parametrize("queue", ["mine", Queue("mine")])  # type: ignore[no-untyped-call]
 def test_explicit_queue_wins(producer: Producer, queue: str | Queue) -> None:
     producer.see(BUSY, IDLE)
     assert producer.route(queue=queue) is None
