@@ -105,7 +105,7 @@ class AmqpBroker:
             # Whatever the transport raises: the next use starts from a new connection.
             self._drop()
             raise BrokerError(
-                f"The broker does not answer ({type(error).__name__}: {error})."
+                f"The broker cannot be used ({type(error).__name__}: {error})."
             ) from error
 
     def _drop(self) -> None:

@@ -94,7 +94,7 @@ class RedisBroker:
             # Whatever the transport raises: the next use starts from a new connection.
             self._drop()
             raise BrokerError(
-                f"The Redis broker does not answer ({type(error).__name__}: {error})."
+                f"The Redis broker cannot be used ({type(error).__name__}: {error})."
             ) from error
 
     def _drop(self) -> None:

@@ -38,8 +38,9 @@ def make_app(redis_url: str) -> Iterator[Make]:
     for app in apps:
         app.close()
     # The memory transport keeps its queues as long as the process lives.
+    state: Any = memory.Transport.global_state
+    state.clear()
     memory.Channel.queues.clear()
-    memory.Transport.global_state.clear()
 
 
 def send(app: Celery, queue: str, *arguments: Any, **options: Any) -> None:
@@ -222,7 +223,7 @@ def test_a_large_queue_moves_in_pieces(make_app: Make, redis_url: str) -> None:
 def test_a_broker_that_is_away_is_an_error_in_a_sentence(make_app: Make, address: str) -> None:
     broker = open_broker(make_app(address))
     for _ in range(2):
-        with pytest.raises(BrokerError, match="does not answer"):
+        with pytest.raises(BrokerError, match="cannot be used"):
             broker.depths(["gpu.a.0"])
     broker.close()
 

@@ -1,0 +1,142 @@
+"""``celery -A proj owl serve`` and the controller inside a worker."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from celery import Celery
+from click.testing import CliRunner, Result
+from redis import Redis
+
+from owl_celery import install
+from owl_celery.cli.serve import serve
+from owl_celery.controller.embed import make_controller_step
+from owl_celery.controller.health import Health
+from owl_celery.installation import uninstall
+from owl_celery.redis_state import RedisState
+from owl_celery.settings import Settings
+from owl_celery.testing import wait_until
+from owl_celery.wire import Keys
+
+pytestmark = pytest.mark.integration
+
+
+def invoke(app: Celery | None) -> Result:
+    """Run the command in this process; it must fail before it begins to serve."""
+    return CliRunner().invoke(serve, obj=None if app is None else SimpleNamespace(app=app))
+
+
+def test_without_an_application_it_says_how_to_name_one() -> None:
+    result = invoke(None)
+    assert result.exit_code == 2
+    assert "celery -A proj owl serve" in result.output
+
+
+@pytest.mark.parametrize(
+    ("broker", "settings", "sentence"),
+    [
+        ("redis://127.0.0.1:1/0", {}, "set REDIS_URL"),
+        (None, {"continuous_learning_storage_path": "/proc/owl"}, "STORAGE_PATH"),
+        (None, {"database_url": "postgresql://u:secret@127.0.0.1:1/x"}, "DATABASE_URL"),
+        (None, {"database_url": "nonsense"}, "DATABASE_URL"),
+    ],
+)
+def test_what_is_missing_is_said_in_a_sentence(
+    redis_url: str, tmp_path: Path, broker: str | None, settings: dict[str, Any], sentence: str
+) -> None:
+    settings = {"continuous_learning_storage_path": tmp_path, **settings}
+    app = Celery("proj", broker=broker or redis_url, set_as_current=False)
+    install(app, **settings)
+    result = invoke(app)
+    uninstall(app)
+    assert result.exit_code == 1
+    assert sentence in result.output
+    assert len(result.output.strip().splitlines()) == 1
+    assert "secret" not in result.output
+    assert isinstance(result.exception, SystemExit)
+
+
+def test_an_application_that_is_not_installed_is_told_so(redis_url: str) -> None:
+    result = invoke(Celery("proj", broker=redis_url, set_as_current=False))
+    assert result.exit_code == 1
+    assert "install(app)" in result.output
+
+
+def test_it_leads_until_told_to_stop(redis_url: str, tmp_path: Path) -> None:
+    (tmp_path / "proj.py").write_text(
+        "from celery import Celery\n"
+        "from owl_celery import install\n"
+        f"app = install(Celery('proj', broker={redis_url!r}),"
+        f" continuous_learning_storage_path={str(tmp_path)!r})\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "celery", "-A", "proj", "owl", "serve"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    keys = Keys("proj")
+    try:
+        with Redis.from_url(redis_url) as client:
+            wait_until(lambda: client.exists(keys.knowledge), "the first knowledge", 30.0)
+            process.send_signal(signal.SIGTERM)
+            output, _ = process.communicate(timeout=20.0)
+            assert process.returncode == 0
+            assert not client.exists(keys.lease)
+    finally:
+        process.kill()
+        process.wait()
+    assert "Traceback" not in output
+    assert "for proj: running." in output
+
+
+class Host:
+    """What a bootstep sees of its worker."""
+
+    def __init__(self, app: Celery) -> None:
+        self.app = app
+        self.hostname = "gpu0@a"
+        self.steps: list[Any] = []
+
+
+def test_a_worker_hosts_a_controller_and_releases_the_lease(redis_url: str, tmp_path: Path) -> None:
+    app = Celery("proj", broker=redis_url, set_as_current=False)
+    state = RedisState(redis_url, Keys("proj"))
+    settings = Settings.load(continuous_learning_storage_path=tmp_path)
+    host = Host(app)
+    step = make_controller_step(state, settings)(host)
+    step.start(host)
+
+    def health() -> Health | None:
+        text: Any = state.client.get(state.keys.health)
+        return Health.decode(text) if text else None
+
+    found = wait_until(health, "the controller's health")
+    assert found is not None
+    assert found.controller == "gpu0@a"
+    step.stop(host)
+    assert not state.client.exists(state.keys.lease)
+    assert not any(t.name.startswith("owl-") for t in threading.enumerate())
+    step.stop(host)
+
+
+def test_a_worker_with_an_unknown_policy_works_without_a_controller(
+    redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = Celery("proj", broker=redis_url, set_as_current=False)
+    state = RedisState(redis_url, Keys("proj"))
+    host = Host(app)
+    step = make_controller_step(state, Settings.load().model_copy(update={"policy": "best"}))(host)
+    step.start(host)
+    step.stop(host)
+    assert "POLICY" in caplog.text
