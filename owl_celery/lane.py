@@ -13,6 +13,7 @@ from celery.app.annotations import resolve_all
 
 from owl_celery.errors import OwlError, WorkerError
 from owl_celery.gpus import CPU_MODEL, Gpu, GpuReader, NvmlReader, current_gpu, fake_gpu
+from owl_celery.spawning import import_in_children
 
 OWN_QUEUE_PRIORITY: Final = 10
 SIMULATED: Final = "sim:"
@@ -88,6 +89,9 @@ def _on_gpu_option(ctx: click.Context, _: click.Parameter, value: str | None) ->
             # Children inherit it, and import the task modules with it already set.
             os.environ.update(lane_of_option(value, NvmlReader()))
             current_gpu().refresh()
+        name = ctx.find_root().params.get("app")
+        if isinstance(name, str):
+            import_in_children(ctx.obj.app, name)
         configure_lane(ctx.obj.app)
     except OwlError as error:
         raise click.ClickException(str(error)) from error

@@ -1,0 +1,42 @@
+"""The application of ``test_gpu_worker``: tasks that tell where and when they run."""
+
+# mypy: disallow-untyped-decorators=False
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from celery import Celery
+from redis import Redis
+
+from owl_celery import install
+from owl_celery.gpus import current_gpu
+
+URL = os.environ.get("TEST_BROKER_URL", "redis://127.0.0.1:1/0")
+
+app = Celery("gpus", broker=URL, backend=URL)
+install(app, embed_controller=False)
+
+
+@app.task
+def where() -> dict[str, Any]:
+    """Tell what a task can see of its GPU."""
+    return {
+        "model": current_gpu().model,
+        "queue": current_gpu().queue,
+        "cuda_visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
+        "pid": os.getpid(),
+    }
+
+
+@app.task(default_retry_delay=0)
+def hold(name: str, until: str = "") -> str:
+    """Note in Redis that it runs, and go on until the key ``until`` is there."""
+    with Redis.from_url(URL, decode_responses=True) as client:
+        client.rpush("ran", f"{name} {os.getpid()}")
+        while until and not client.exists(until):
+            time.sleep(0.01)
+        client.rpush("ended", name)
+    return name

@@ -1,0 +1,329 @@
+"""Real Celery workers with a GPU of their own, a real Redis, and what happens when they end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from celery import Celery
+from redis import Redis
+
+from owl_celery.embedded import EmbeddedRedis
+from owl_celery.gpus import Gpu, fake_gpu
+from owl_celery.lane import gpu_queue, lane_of_cpu, lane_of_gpu
+from owl_celery.testing import wait_until
+from owl_celery.wire import Heartbeat, Keys
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).parents[2]
+HOST = socket.gethostname()
+KEYS = Keys("gpus")
+OWN = gpu_queue(0)
+QUIET = ["--without-mingle", "--without-gossip", "--without-heartbeat"]
+REAL = lane_of_gpu(Gpu(0, "GPU-test", "V100"))
+VIRTUAL = lane_of_gpu(fake_gpu(0, "k80", HOST), is_simulated=True)
+
+
+class Cluster:
+    """Workers on one Redis."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        self.url = url
+        self.folder = folder
+        self.redis = Redis.from_url(url, decode_responses=True)
+        self.app = Celery("gpus", broker=url, backend=url, set_as_current=False)
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, node: str, environment: dict[str, str], *arguments: str) -> str:
+        """Start ``celery worker`` and return its node name."""
+        name = f"{node}@{HOST}"
+        self._run(name, environment, "worker", "-n", name, "-l", "INFO", *QUIET, *arguments)
+        return name
+
+    def supervise(self, *arguments: str) -> None:
+        """Start ``celery owl worker``, known as ``owl``."""
+        self._run("owl", {}, "owl", "worker", *arguments, "--", *QUIET)
+
+    def _run(self, name: str, environment: dict[str, str], *arguments: str) -> None:
+        with (self.folder / name).open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                [sys.executable, "-m", "celery", "-A", "tests.integration.gpu_app", *arguments],
+                env={**os.environ, "TEST_BROKER_URL": self.url, **environment},
+                cwd=ROOT,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def log(self, name: str) -> str:
+        return (self.folder / name).read_text()
+
+    def beat(self, node: str) -> Heartbeat | None:
+        text = self.redis.get(KEYS.heartbeat(node))
+        return None if text is None else Heartbeat.decode(str(text))
+
+    def ready(self, node: str) -> Heartbeat:
+        """Wait until a worker takes work."""
+
+        def open_beat() -> Heartbeat | None:
+            beat = self.beat(node)
+            return beat if beat is not None and not beat.draining else None
+
+        beat = wait_until(open_beat, f"worker {node} to be ready", 30.0)
+        assert beat is not None
+        return beat
+
+    def hold(self, name: str, queue: str, until: str = "") -> Any:
+        return self.app.send_task("tests.integration.gpu_app.hold", (name, until), queue=queue)
+
+    def ran(self) -> list[str]:
+        return [str(line).split()[0] for line in self.redis.lrange("ran", 0, -1)]
+
+    def child_pid(self) -> int:
+        return int(str(self.redis.lrange("ran", -1, -1)[0]).split()[1])
+
+    def running(self, name: str) -> None:
+        wait_until(lambda: name in self.ran(), f"task {name} to run")
+
+    def end(self, name: str, signum: signal.Signals = signal.SIGTERM) -> int:
+        process = self.processes[name]
+        process.send_signal(signum)
+        return process.wait(30.0)
+
+    def close(self) -> None:
+        self.redis.set("go", 1)
+        for process in self.processes.values():
+            if process.poll() is None:
+                process.send_signal(signal.SIGQUIT)
+        for process in self.processes.values():
+            try:
+                process.wait(15.0)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self.app.close()
+        self.redis.close()
+
+
+@pytest.fixture
+def cluster(redis_url: str, tmp_path: Path) -> Iterator[Cluster]:
+    cluster = Cluster(redis_url, tmp_path)
+    yield cluster
+    cluster.close()
+
+
+def test_a_gpu_worker_holds_one_task_and_serves_its_own_queue_first(cluster: Cluster) -> None:
+    node = cluster.start("gpu0", REAL)
+    beat = cluster.ready(node)
+    assert (beat.queue, beat.gpu_model, beat.gpu_uuid) == (OWN, "V100", "GPU-test")
+    assert (beat.concurrency, beat.active, beat.memory_free_bytes) == (1, (), None)
+
+    first = cluster.hold("first", OWN, until="go")
+    cluster.running("first")
+    for queue in ("celery", OWN, "celery", OWN):
+        cluster.hold(f"{'own' if queue == OWN else 'default'}", queue)
+
+    # Late acknowledgement and a prefetch count of one: the broker knows that one task is held,
+    # and keeps all others.
+    wait_until(lambda: (cluster.beat(node) or beat).active == (first.id,), "the task in a beat")
+    assert cluster.redis.hlen("unacked") == 1
+    assert cluster.redis.llen(OWN) == cluster.redis.llen("celery") == 2
+
+    cluster.redis.set("go", 1)
+    wait_until(lambda: len(cluster.redis.lrange("ended", 0, -1)) == 5, "all five tasks")
+    assert cluster.ran() == ["first", "own", "own", "default", "default"]
+
+    seen = cluster.app.send_task("tests.integration.gpu_app.where", queue=OWN).get(timeout=10)
+    assert (seen["model"], seen["queue"]) == ("V100", OWN)
+    assert seen["cuda_visible_devices"] == "GPU-test"
+    # Spawned: a fresh interpreter, not a copy of the parent, that reports starts and outcomes.
+    assert "billiard.spawn" in " ".join(psutil.Process(seen["pid"]).cmdline())
+    wait_until(lambda: cluster.redis.xlen(KEYS.events) == 2 * 6, "two events of each task")
+    wait_until(lambda: cluster.redis.hlen("unacked") == 0, "all acknowledgements")
+
+
+def test_a_killed_child_loses_no_task(cluster: Cluster) -> None:
+    node = cluster.start("gpu0", REAL)
+    cluster.ready(node)
+    result = cluster.hold("poison", OWN, until="go")
+    cluster.running("poison")
+
+    os.kill(cluster.child_pid(), signal.SIGKILL)
+    wait_until(lambda: cluster.ran() == ["poison", "poison"], "the task to run again", 20.0)
+    cluster.redis.set("go", 1)
+
+    assert result.get(timeout=10) == "poison"
+
+
+def test_two_workers_cannot_have_one_gpu(cluster: Cluster) -> None:
+    first = cluster.start("gpu0", VIRTUAL)
+    cluster.ready(first)
+    other = {**VIRTUAL, "OWL_WORKER_OWNER": "another"}
+
+    second = cluster.start("second", other)
+    same_name = cluster.processes.pop(first)
+    cluster.start("gpu0", {**other, "OWL_GPU_UUID": ""})
+    status = [cluster.processes[name].wait(30.0) for name in (second, first)]
+    cluster.processes["kept"] = same_name
+
+    assert status == [69, 69]
+    assert cluster.log(second).splitlines()[-1] == (
+        f"Error: GPU SIM-{HOST}-0 already belongs to worker {first}: stop that worker first, or "
+        "give this one another GPU by --gpu."
+    )
+    assert f"Error: Queue {OWN} already belongs to worker {first}: " in cluster.log(first)
+    assert "Traceback" not in cluster.log(second) + cluster.log(first)
+    cluster.ready(first)
+
+
+def test_a_worker_started_again_need_not_wait_for_its_own_claims(cluster: Cluster) -> None:
+    node = cluster.start("gpu0", VIRTUAL)
+    cluster.ready(node)
+    cluster.end(node, signal.SIGKILL)
+    cluster.redis.delete(KEYS.heartbeat(node))
+    assert cluster.redis.exists(KEYS.claim(OWN))
+
+    cluster.start("gpu0", VIRTUAL)
+
+    cluster.ready(node)
+
+
+def test_a_stopped_worker_serves_its_queue_before_it_ends(cluster: Cluster) -> None:
+    node = cluster.start("gpu0", VIRTUAL)
+    assert cluster.ready(node).utilization_ratio == 0.0
+    cluster.hold("first", OWN, until="go")
+    cluster.running("first")
+    for name in ("second", "third"):
+        cluster.hold(name, OWN)
+    wait_until(
+        lambda: (beat := cluster.beat(node)) is not None and beat.utilization_ratio == 1.0,
+        "the virtual GPU to look busy",
+        3.0,
+    )
+
+    cluster.processes[node].terminate()
+    wait_until(
+        lambda: (beat := cluster.beat(node)) is not None and beat.draining,
+        "the worker to announce that it drains",
+        1.0,
+    )
+    cluster.hold("late", OWN)
+    wait_until(
+        lambda: "Canceling queue celery" in cluster.log(node), "the default queue to be left"
+    )
+    cluster.hold("elsewhere", "celery")
+    cluster.redis.set("go", 1)
+
+    assert cluster.processes[node].wait(30.0) == 0
+    assert cluster.ran() == ["first", "second", "third", "late"]
+    assert cluster.redis.llen(OWN) == 0
+    assert cluster.redis.llen("celery") == 1
+    assert cluster.redis.hlen("unacked") == 0
+    assert cluster.redis.keys("owl:gpus:hb:*") == cluster.redis.keys("owl:gpus:claim:*") == []
+    assert cluster.redis.smembers(KEYS.nodes) == set()
+
+
+def test_what_it_cannot_serve_in_time_goes_to_the_default_queue(cluster: Cluster) -> None:
+    node = cluster.start("gpu0", {**VIRTUAL, "OWL_DRAIN_TIMEOUT_SECONDS": "0.5"})
+    cluster.ready(node)
+    cluster.hold("first", OWN, until="go")
+    cluster.running("first")
+    for name in ("second", "third"):
+        cluster.hold(name, OWN)
+
+    cluster.processes[node].terminate()
+    wait_until(lambda: "Warm shutdown" in cluster.log(node), "the warm shutdown")
+    cluster.redis.set("go", 1)
+
+    assert cluster.processes[node].wait(30.0) == 0
+    assert cluster.ran() == ["first"]
+    assert cluster.redis.llen(OWN) == 0
+    assert cluster.redis.llen("celery") == 2
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_plain_worker_is_no_candidate(cluster: Cluster, method: str) -> None:
+    node = cluster.start("plain", {}, "-c", "2", "--pool-start-method", method)
+
+    beat = cluster.ready(node)
+
+    assert (beat.queue, beat.gpu_model, beat.concurrency) == ("", "", 2)
+    assert cluster.redis.keys("owl:gpus:claim:*") == []
+    assert cluster.hold("a", "celery").get(timeout=20) == "a"
+    wait_until(lambda: cluster.redis.xlen(KEYS.events) == 2, "two events of the task")
+    assert cluster.end(node) == 0
+    assert cluster.beat(node) is None
+
+
+def test_a_cpu_queue_runs_several_tasks_at_a_time(cluster: Cluster) -> None:
+    node = cluster.start("cpu0", lane_of_cpu(2))
+    queue = f"cpu.{HOST}.0"
+    for name in ("a", "b", "c"):
+        cluster.hold(name, queue, until="go")
+
+    wait_until(
+        lambda: (beat := cluster.beat(node)) is not None and len(beat.active) == 2,
+        "two tasks at a time",
+        30.0,
+    )
+
+    beat = cluster.beat(node)
+    assert beat is not None
+    assert (beat.queue, beat.gpu_model, beat.concurrency) == (queue, "cpu", 2)
+    assert cluster.redis.llen(queue) == 1
+
+
+def test_a_worker_works_on_without_the_state_redis(cluster: Cluster) -> None:
+    with EmbeddedRedis() as state:
+        node = cluster.start("gpu0", {**VIRTUAL, "OWL_REDIS_URL": state.url})
+        with Redis.from_url(state.url) as client:
+            wait_until(lambda: client.exists(KEYS.heartbeat(node)), "a heartbeat", 30.0)
+    complaint = "owl: Redis does not take the heartbeat"
+    wait_until(lambda: complaint in cluster.log(node), "the worker to notice")
+
+    for name in ("a", "b"):
+        assert cluster.hold(name, OWN).get(timeout=10) == name
+
+    assert cluster.log(node).count(complaint) == 1
+    assert cluster.end(node) == 0
+
+
+def test_workers_do_not_outlive_a_killed_supervisor(cluster: Cluster) -> None:
+    cluster.supervise("--simulate", "k80=1,v100=1")
+    nodes = [f"gpu{n}@{HOST}" for n in range(2)]
+    assert [cluster.ready(node).gpu_model for node in nodes] == ["k80", "v100"]
+    cluster.hold("held", OWN, until="never")
+    cluster.running("held")
+    processes = psutil.Process(cluster.processes["owl"].pid).children(recursive=True)
+    assert len(processes) == 4
+
+    cluster.end("owl", signal.SIGKILL)
+
+    gone: Callable[[], bool] = lambda: not any(process.is_running() for process in processes)  # noqa: E731
+    wait_until(gone, "all workers and their children to end", 20.0)
+    # Handed back to the broker rather than held for an hour.
+    wait_until(lambda: cluster.redis.hlen("unacked") == 0, "the task to be handed back")
+    assert cluster.redis.llen(OWN) + cluster.redis.llen("celery") == 1
+
+
+def test_a_supervised_worker_that_is_killed_comes_back(cluster: Cluster) -> None:
+    cluster.supervise("--simulate", "k80=1")
+    node = f"gpu0@{HOST}"
+    cluster.ready(node)
+    worker = psutil.Process(cluster.processes["owl"].pid).children()[0]
+
+    worker.kill()
+    cluster.redis.delete(KEYS.heartbeat(node))
+    cluster.ready(node)
+
+    assert f"{node} | worker ended with status -9; starts again in 1 s" in cluster.log("owl")
+    assert cluster.end("owl") == 0
+    assert cluster.redis.keys("owl:gpus:claim:*") == []
