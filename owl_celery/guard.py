@@ -57,6 +57,7 @@ class GuardedProcess:
             "remove": str(remove) if remove else None,
             "user": user,
         }
+        self._remove = remove
         self._owner_pid = os.getpid()
         # An unnamed file rather than a pipe: nobody has to read it for the program to go on.
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop
@@ -96,6 +97,9 @@ class GuardedProcess:
         except subprocess.TimeoutExpired:
             self._guard.kill()
             self._guard.wait()
+        if self._remove is not None:
+            # Still there when the guard was killed.
+            shutil.rmtree(self._remove, ignore_errors=True)
         self._output.close()
 
 

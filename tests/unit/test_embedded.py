@@ -210,15 +210,17 @@ def test_it_does_not_outlive_a_killed_owner(signum: signal.Signals) -> None:
 
 
 def test_it_does_not_outlive_its_guard() -> None:
+    others = psutil.Process().children()
     server = EmbeddedRedis().start()
-    (guard,) = [
-        child for child in psutil.Process().children() if "owl-redis" in str(child.cmdline())
-    ]
+    with Redis.from_url(server.url, decode_responses=True) as client:
+        folder = Path(client.config_get("dir")["dir"])
+    (guard,) = set(psutil.Process().children()) - set(others)
 
     guard.kill()
 
     wait_until(lambda: not is_listening(server.url), "the end of the server")
     server.stop()
+    assert not folder.exists()
 
 
 def test_a_forked_child_of_the_owner_does_not_stop_it() -> None:
