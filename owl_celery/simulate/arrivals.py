@@ -150,12 +150,15 @@ def read_trace(path: Path, types: Sequence[str]) -> Arrivals:
 
 
 def _draw(mix: Floats, count: int, size_cv: float, seed: int) -> tuple[Floats, Ints, Floats]:
-    """Draw arrival times at rate 1, types, and lognormal sizes of mean 1."""
-    rng = np.random.default_rng([seed, 2])
-    unit = np.cumsum(rng.exponential(1.0, count))
-    types = rng.choice(len(mix), size=count, p=mix).astype(np.int64)
+    """Draw arrival times at rate 1, types, and lognormal sizes of mean 1.
+
+    Each from its own stream: the first tasks are the same however many follow.
+    """
+    streams = [np.random.default_rng([seed, 2, column]) for column in range(3)]
+    unit = np.cumsum(streams[0].exponential(1.0, count))
+    types = streams[1].choice(len(mix), size=count, p=mix).astype(np.int64)
     sigma = math.sqrt(math.log1p(size_cv**2))
-    sizes = np.exp(sigma * rng.standard_normal(count) - sigma**2 / 2.0)
+    sizes = np.exp(sigma * streams[2].standard_normal(count) - sigma**2 / 2.0)
     return unit, types, sizes
 
 

@@ -31,6 +31,14 @@ def test_the_tasks_of_a_seed_are_the_same_at_every_rate_and_burstiness() -> None
         np.testing.assert_array_equal(slow.sizes, other.sizes)
 
 
+def test_the_first_tasks_do_not_depend_on_how_many_follow() -> None:
+    for stream in (poisson, mmpp):
+        few, many = (stream(2.0, MIX, count, 0.3, seed=1) for count in (100, 500))
+        np.testing.assert_allclose(few.times, many.times[:100])
+        np.testing.assert_array_equal(few.types, many.types[:100])
+        np.testing.assert_array_equal(few.sizes, many.sizes[:100])
+
+
 def test_a_size_variation_of_zero_means_equal_sizes() -> None:
     np.testing.assert_array_equal(poisson(1.0, MIX, 10, 0.0, seed=1).sizes, 1.0)
 

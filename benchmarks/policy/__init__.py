@@ -1,0 +1,1 @@
+"""The routing policy against its baselines: ``python -m benchmarks.policy``."""
