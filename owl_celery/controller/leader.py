@@ -39,6 +39,7 @@ LEARN_SECONDS: Final = 0.03
 LEARN_IDLE_SECONDS: Final = 0.2
 STOP_SECONDS: Final = 5.0
 FORGET_NODE_SECONDS: Final = 3_600.0
+BEATS_SCRIPT: Final = lua("beats")
 
 
 class Leader:
@@ -94,6 +95,7 @@ class Leader:
         self._busy_at = self._since
         self._depths: dict[str, int] = {}
         self._ledger_time = 0.0
+        self._beat_texts: dict[str, tuple[str, Heartbeat | None]] = {}
         self._dead_since: dict[str, float] = {}
         self._tick_seconds = 0.0
         self._thread: threading.Thread | None = None
@@ -148,8 +150,7 @@ class Leader:
         load = self.ledger.load(now)
         if entries or load.running or any(load.waiting_count):
             self._busy_at = now
-        self.load = load
-        self.learner.fleet = load.fleet()
+        self.load = self.learner.load = load
         further = []
         if now >= self._health_at:
             self._health_at = now + HEALTH_SECONDS
@@ -245,10 +246,16 @@ class Leader:
     def _read_beats(self, now: float) -> None:
         """Hear all workers; forget those that are long gone."""
         keys, client = self._state.keys, self._state.client
-        reply: Any = client.register_script(self._beats_script)([keys.nodes], [keys.heartbeat("")])
+        reply: Any = client.register_script(BEATS_SCRIPT)([keys.nodes], [keys.heartbeat("")])
         beats, gone = [], []
+        texts: dict[str, tuple[str, Heartbeat | None]] = {}
         for node, text, left in zip(reply[::3], reply[1::3], reply[2::3], strict=True):
-            heartbeat = Heartbeat.decode(text) if text else None
+            heartbeat = None
+            if text:
+                known, heartbeat = self._beat_texts.get(node, ("", None))
+                if text != known:
+                    heartbeat = Heartbeat.decode(text)
+                texts[node] = text, heartbeat
             if heartbeat is not None and heartbeat.node == node:
                 beats.append(Beat(heartbeat, now + max(int(left), 0) / 1000.0))
                 self._dead_since.pop(node, None)
@@ -259,6 +266,7 @@ class Leader:
                 del self._dead_since[node]
         if gone:
             client.srem(keys.nodes, *gone)
+        self._beat_texts = texts
         self.ledger.hear(beats, now)
         self._beats_at = now + BEATS_SECONDS + BEATS_SECONDS_PER_NODE * len(beats)
 
@@ -279,5 +287,3 @@ class Leader:
             self._depths = {}
             self._depths_at = self.now() + BROKER_RETRY_SECONDS
         return True
-
-    _beats_script: Final = lua("beats")

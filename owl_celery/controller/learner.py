@@ -13,9 +13,9 @@ from redis.exceptions import ResponseError
 from owl_celery.controller.arrivals import Arrivals
 from owl_celery.controller.events import Entry, read_events
 from owl_celery.controller.health import Troubles
+from owl_celery.controller.ledger import Load
 from owl_celery.controller.view import EncodedKnowledge, versions
 from owl_celery.errors import OwlError, StaleCursorError, StoreError
-from owl_celery.fleet import Fleet
 from owl_celery.policies.base import Policy
 from owl_celery.redis_state import RedisState
 from owl_celery.settings import Settings
@@ -72,8 +72,8 @@ class Learner:
         Events and errors since the start, by name.
     knowledge
         The latest encoded knowledge.
-    fleet
-        The latest columns; set by the controller, read by the policy.
+    load
+        The latest load; set by the controller, shown to the policy.
 
     """
 
@@ -89,7 +89,7 @@ class Learner:
     ) -> None:
         self.counters: Counter[str] = Counter()
         self.knowledge: EncodedKnowledge | None = None
-        self.fleet = Fleet([], [])
+        self.load = Load()
         self.policy = policy
         self.tracker = TaskPerformanceTracker(policy)
         self._state = state
@@ -241,11 +241,11 @@ class Learner:
                     except Exception:
                         self._count_policy_error("arrived")
             self._is_taught = self._is_taught or bool(arrived)
-        if now - self._tick_at >= POLICY_TICK_SECONDS and len(self.fleet):
+        if now - self._tick_at >= POLICY_TICK_SECONDS and self.load.names:
             self._tick_at = now
             try:
                 with self._policy_lock:
-                    self.policy.tick(self.fleet, now)
+                    self.policy.tick(self.load.fleet(), now)
             except Exception:
                 self._count_policy_error("tick")
             self._is_taught = True

@@ -70,11 +70,19 @@ class Load:
         return fleet
 
 
+class _Server(NamedTuple):
+    """A worker of a queue: its node name, slots, and until when it takes work."""
+
+    node: str
+    concurrency: int
+    open_until: float
+
+
 @dataclass(slots=True)
 class _Queue:
     """A queue that live workers name, and the workers."""
 
-    nodes: list[str]
+    servers: list[_Server]
     gpu_model: str
     waiting: Waiting | None = None
     touched_at: float = 0.0
@@ -109,7 +117,8 @@ class LoadLedger:
         self._queues: dict[str, _Queue] = {}
         self._running = RunningTasks()
         self._served: dict[str, float] = {}
-        self._loaded_at: float | None = None
+        self._counted_at: float | None = None
+        self._next_expiry = float("inf")
 
     @property
     def queue_names(self) -> list[str]:
@@ -135,28 +144,37 @@ class LoadLedger:
         for node in self._beats.keys() - heard:
             self._forget(node)
         self._running.forget_orphans(self._beats.keys(), now)
+        self._next_expiry = now
         self.expire(now)
 
     def expire(self, now: float) -> None:
         """Drop the workers whose heartbeat has expired, and the queues that nobody serves."""
+        if now < self._next_expiry:
+            return
         for node in [n for n, beat in self._beats.items() if beat.expires_at <= now]:
             self._forget(node)
-        nodes: dict[str, list[str]] = {}
+        self._next_expiry = min(
+            (beat.expires_at for beat in self._beats.values()), default=float("inf")
+        )
+        serving: dict[str, list[Beat]] = {}
         for node in sorted(self._beats):
-            queue = self._beats[node].heartbeat.queue
-            if queue:
-                nodes.setdefault(queue, []).append(node)
-        for name in self._queues.keys() - nodes.keys():
+            beat = self._beats[node]
+            if beat.heartbeat.queue:
+                serving.setdefault(beat.heartbeat.queue, []).append(beat)
+        for name in self._queues.keys() - serving.keys():
             del self._queues[name]
-        for name, serving in nodes.items():
-            beats = [self._beats[node].heartbeat for node in serving]
-            queue_ = self._queues.get(name)
-            if queue_ is None:
-                queue_ = self._queues[name] = _Queue([], "", touched_at=now)
-            queue_.nodes, queue_.gpu_model = serving, beats[0].gpu_model
+        for name, beats in serving.items():
+            queue = self._queues.get(name)
+            if queue is None:
+                queue = self._queues[name] = _Queue([], "", touched_at=now)
+            queue.servers = [
+                _Server(beat.heartbeat.node, beat.heartbeat.concurrency, self._open_until(beat))
+                for beat in beats
+            ]
+            queue.gpu_model = beats[0].heartbeat.gpu_model
             # While our own tasks run, what is free says nothing of the idle GPU.
-            if not any(beat.active for beat in beats):
-                queue_.free_memory_bytes = beats[0].memory_free_bytes
+            if not any(beat.heartbeat.active for beat in beats):
+                queue.free_memory_bytes = beats[0].heartbeat.memory_free_bytes
 
     def start(self, event: Started, at: float) -> None:
         """Note that a try began at ``at``."""
@@ -195,8 +213,8 @@ class LoadLedger:
             When they were read.
 
         """
-        elapsed = 0.0 if self._loaded_at is None else max(now - self._loaded_at, 0.0)
-        self._loaded_at = now
+        elapsed = 0.0 if self._counted_at is None else max(now - self._counted_at, 0.0)
+        self._counted_at = now
         for name, queue in self._queues.items():
             total = assigned_count.get(name, 0), assigned_seconds.get(name, 0.0)
             if queue.waiting is None:
@@ -215,48 +233,59 @@ class LoadLedger:
         """The load of every queue as it stands."""
         load = Load()
         for row, name in enumerate(self.queue_names):
-            queue = self._queues[name]
-            beats = [self._beats[node] for node in queue.nodes]
-            taking = [beat for beat in beats if self._takes_work(beat, now)]
-            concurrency = sum(beat.heartbeat.concurrency for beat in taking or beats)
-            waiting = queue.waiting
-            mean = self._mean_served(queue.gpu_model)
-            if waiting is not None:
-                mean = waiting.mean_seconds(mean)
-            held = sorted(
-                (task.since, max(mean if task.seconds is None else task.seconds, SHORTEST_SECONDS))
-                for node in queue.nodes
-                for task in self._running.on(node)
-            )
-            # What a worker holds beyond its slots waits inside the worker.
-            extra = [seconds for _, seconds in held[concurrency:]]
+            queue, waiting = self._queues[name], self._queues[name].waiting
+            taking = [server for server in queue.servers if server.open_until > now]
+            concurrency = sum(server.concurrency for server in taking or queue.servers)
+            held = [task for server in queue.servers for task in self._running.on(server.node)]
+            count, seconds = (waiting.count, waiting.seconds) if waiting else (0, 0.0)
+            if held:
+                running = self._running_rows(row, queue, held)
+                load.running += running[:concurrency]
+                # What a worker holds beyond its slots waits inside the worker.
+                for _, extra, _ in running[concurrency:]:
+                    count, seconds = count + 1, seconds + extra
             load.names.append(name)
             load.gpu_models.append(queue.gpu_model)
             load.concurrency.append(concurrency)
-            load.running += [(row, seconds, since) for since, seconds in held[:concurrency]]
-            load.waiting_count.append((waiting.count if waiting else 0) + len(extra))
-            load.waiting_seconds.append((waiting.seconds if waiting else 0.0) + sum(extra))
+            load.waiting_count.append(count)
+            load.waiting_seconds.append(seconds)
             load.free_memory_bytes.append(queue.free_memory_bytes)
             if not taking:
                 load.closed.append(row)
         return load
 
+    def _running_rows(
+        self, row: int, queue: _Queue, held: list[Running]
+    ) -> list[tuple[int, float, float]]:
+        """Row, predicted seconds and start of what runs, longest running first."""
+        mean = self._mean_served(queue.gpu_model)
+        if queue.waiting is not None:
+            mean = queue.waiting.mean_seconds(mean)
+        held.sort(key=lambda task: task.since)
+        return [
+            (row, max(mean if task.seconds is None else task.seconds, SHORTEST_SECONDS), task.since)
+            for task in held
+        ]
+
     def _forget(self, node: str) -> None:
         del self._beats[node]
         self._running.forget_node(node)
 
-    def _takes_work(self, beat: Beat, now: float) -> bool:
-        """Whether a worker takes new tasks, as far as its heartbeat tells."""
+    def _open_until(self, beat: Beat) -> float:
+        """When a worker stops taking tasks, as far as its heartbeat tells."""
         heartbeat = beat.heartbeat
         # A pool without processes blocks the event loop while a task runs: that is not wedged.
         is_wedged = heartbeat.tick_age_seconds > WEDGED_SECONDS and not heartbeat.active
-        is_silent = beat.expires_at - now < SILENT_SHARE * self._ttl
-        return not (heartbeat.draining or is_wedged or is_silent)
+        if heartbeat.draining or is_wedged:
+            return float("-inf")
+        # Silence for most of that time is a bad sign.
+        return beat.expires_at - SILENT_SHARE * self._ttl
 
     def _is_idle(self, queue: _Queue, now: float) -> bool:
         """Whether the workers of a queue have had nothing to do for a while."""
         is_busy = any(
-            self._beats[node].heartbeat.active or self._running.on(node) for node in queue.nodes
+            self._beats[server.node].heartbeat.active or self._running.on(server.node)
+            for server in queue.servers
         )
         return not is_busy and now - queue.touched_at > IDLE_SECONDS
 

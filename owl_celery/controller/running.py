@@ -80,9 +80,9 @@ class RunningTasks:
     def __len__(self) -> int:
         return sum(map(len, self._by_node.values()))
 
-    def on(self, node: str) -> list[Running]:
-        """What runs on a worker, longest running first."""
-        return sorted(self._by_node.get(node, {}).values(), key=lambda task: task.since)
+    def on(self, node: str) -> Collection[Running]:
+        """What runs on a worker."""
+        return self._by_node.get(node, {}).values()
 
     def start(self, task: Running) -> bool:
         """Note a start; say whether it is the first that is heard of this try."""
