@@ -213,10 +213,14 @@ def _explain(
     sure = [m for m in models if m.benefits and m.confidence is not None]
     if sure:
         best = sure[0]
-        how = "in no time" if best.speed_up is None else f"{best.speed_up:.2g} times as fast"
+        how = (
+            f"{best.speed_up:.2g} times as fast on {best.gpu_model} as"
+            if best.speed_up is not None
+            else f"in no time on {best.gpu_model}, unlike"
+        )
         return (
-            f"{task_type} runs {how} on {best.gpu_model} as on "
-            f"{slowest.gpu_model} (confidence that it is worthwhile: {best.confidence:.1%})."
+            f"{task_type} runs {how} on {slowest.gpu_model} "
+            f"(confidence that it is worthwhile: {best.confidence:.1%})."
         )
     if any(
         m.benefits is None and m.speed_up is not None and m.gpu_model != slowest.gpu_model

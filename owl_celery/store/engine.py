@@ -124,7 +124,10 @@ def make_engine(database: Database) -> Engine:
     try:
         if database.path is not None:
             engine = create_engine(
-                database.url, pool_size=1, connect_args={"timeout": BUSY_SECONDS}
+                database.url,
+                pool_size=1,
+                hide_parameters=True,
+                connect_args={"timeout": BUSY_SECONDS},
             )
             event.listen(engine, "connect", _set_up_sqlite)
             event.listen(engine, "begin", _begin_sqlite)

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from typing import Final
 
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, SQLAlchemyError
 
 from owl_celery.store.engine import Database
 
 PASSING: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL)
 """Complaints of SQLite after which the connection and the file are as good as before."""
 
+REFUSALS: Final = r'role ".*" does not exist|authentication failed|no password supplied'
+"""What Postgres says of a user whom it does not let in."""
+
 
 def explain(database: Database, error: SQLAlchemyError) -> str:
     """Say what is wrong; the text of the driver is quoted by its first line, without secrets."""
     said = _first_line(database, error)
+    if isinstance(error, DataError):
+        return misfit(database, said)
     if database.path is not None:
         return _explain_sqlite(database, error, said)
     return _explain_postgres(database, error, said)
+
+
+def misfit(database: Database, said: str) -> str:
+    """Say that a value does not fit a column."""
+    return f"A value does not fit the database {database} ({said}); nothing was written."
 
 
 def is_passing(error: SQLAlchemyError) -> bool:
@@ -64,13 +75,13 @@ def _explain_sqlite(database: Database, error: SQLAlchemyError, said: str) -> st
 
 def _explain_postgres(database: Database, error: SQLAlchemyError, said: str) -> str:
     url, state, server = database.url, _sqlstate(error), database.server
-    text = str(error).lower()
-    if state == "3D000" or ("database" in text and "does not exist" in text):
+    # A connection that fails has no state, only a text.
+    if state == "3D000" or re.search(r'database ".*" does not exist', said):
         return (
             f"Setting DATABASE_URL: Postgres at {server} has no database {url.database!r}; create "
             "it by CREATE DATABASE, or correct the name."
         )
-    if state in ("28P01", "28000") or "authentication failed" in text or "no password" in text:
+    if state in ("28P01", "28000") or re.search(REFUSALS, said):
         return (
             f"Setting DATABASE_URL: Postgres at {server} refuses user {url.username!r}; correct "
             "the name or the password."

@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import threading
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, delete, func, select, update
-from sqlalchemy.exc import SQLAlchemyError
 
 from owl_celery.aggregates import Aggregates, Learned, QValue, SavedPolicy
 from owl_celery.book import CURVE_BUCKETS
-from owl_celery.errors import StaleCursorError, StoreError
+from owl_celery.errors import StaleCursorError
 from owl_celery.sanity import is_text
 from owl_celery.store import rows
 from owl_celery.store.base import FIRST_CURSOR, MAX_Q_VALUES, encode_state, format_of
-from owl_celery.store.engine import Database, make_engine, read_options
-from owl_celery.store.migrate import is_current, migrate
-from owl_celery.store.problems import explain, is_passing
-from owl_celery.store.sqlite_file import prepared
+from owl_celery.store.engine import Database
+from owl_celery.store.sessions import Sessions
 from owl_celery.types import Outcome
 
 logger = logging.getLogger(__name__)
@@ -35,8 +29,7 @@ PRUNED_AT_ONCE: Final = 10_000
 class SqlStore:
     """Keeps what one application learned in a database; see ``Store`` for the methods.
 
-    The engine is made at first use in each process, so a fork never shares a connection. The
-    schema is brought up to date then.
+    It connects at first use in each process and brings the schema up to date then.
 
     Parameters
     ----------
@@ -50,15 +43,12 @@ class SqlStore:
     def __init__(self, database: Database, namespace: str) -> None:
         self.database = database
         self.namespace = namespace
-        self._engine: Engine | None = None
-        self._pid = 0
-        self._inode: int | None = None
-        self._lock = threading.Lock()
+        self._sessions = Sessions(database)
 
     def load(self) -> Learned:
         """Read everything a controller continues from, all of it at one moment."""
         policy = rows.POLICY.c
-        with self._reading() as connection:
+        with self._sessions.reading() as connection:
             cursor = connection.execute(
                 select(rows.LEARNER.c.cursor).where(rows.LEARNER.c.namespace == self.namespace)
             ).scalar_one_or_none()
@@ -89,7 +79,7 @@ class SqlStore:
         if not asked:
             return found
         outcome = rows.OUTCOME.c
-        with self._reading() as connection:
+        with self._sessions.reading() as connection:
             for start in range(0, len(asked), KEYS_AT_ONCE):
                 some = asked[start : start + KEYS_AT_ONCE]
                 found.update(
@@ -115,7 +105,7 @@ class SqlStore:
         """Move on in one transaction: all of it is kept, or nothing."""
         text = None if policy_state is None else encode_state(policy_name, policy_state)
         now = time.time()
-        with self._writing() as connection:
+        with self._sessions.writing() as connection:
             commits, counted = self._move(connection, expected_cursor, cursor, len(outcomes), now)
             rows.insert_outcomes(connection, self.namespace, counted - len(outcomes) + 1, outcomes)
             if policy_state is not None:
@@ -164,12 +154,12 @@ class SqlStore:
 
     def recent(self, limit: int) -> list[Outcome]:
         """Read the latest raw outcomes, oldest first."""
-        with self._reading() as connection:
+        with self._sessions.reading() as connection:
             return rows.latest_outcomes(connection, self.namespace, max(limit, 0))
 
     def q_values(self) -> list[QValue]:
         """Read the readable Q table, by task type and queue."""
-        with self._reading() as connection:
+        with self._sessions.reading() as connection:
             found = rows.Q_VALUES.all(connection, self.namespace)
         return sorted(found, key=lambda entry: (entry.task_type, entry.queue))
 
@@ -181,7 +171,7 @@ class SqlStore:
         outcome, learner = rows.OUTCOME.c, rows.LEARNER.c
         is_ours = outcome.namespace == self.namespace
         dropped = 0
-        with self._reading() as connection:
+        with self._sessions.reading() as connection:
             counted = connection.execute(
                 select(learner.outcomes).where(learner.namespace == self.namespace)
             ).scalar_one_or_none()
@@ -189,7 +179,7 @@ class SqlStore:
         last = (counted or 0) - keep_count
         while first is not None and first <= last:
             end = min(first + PRUNED_AT_ONCE - 1, last)
-            with self._writing() as connection:
+            with self._sessions.writing() as connection:
                 dropped += connection.execute(
                     delete(rows.OUTCOME).where(is_ours, outcome.number <= end)
                 ).rowcount
@@ -200,7 +190,7 @@ class SqlStore:
 
     def _prune_curve(self) -> None:
         curve = rows.CURVE.table
-        with self._writing() as connection:
+        with self._sessions.writing() as connection:
             for length, keep_count in CURVE_BUCKETS.items():
                 is_ours = (curve.c.namespace == self.namespace, curve.c.bucket_seconds == length)
                 oldest = connection.execute(
@@ -217,7 +207,7 @@ class SqlStore:
     def _prune_q_values(self) -> None:
         table = rows.Q_VALUES.table
         is_ours = table.c.namespace == self.namespace
-        with self._writing() as connection:
+        with self._sessions.writing() as connection:
             oldest = connection.execute(
                 select(table.c.changed_at)
                 .where(is_ours)
@@ -228,73 +218,13 @@ class SqlStore:
             if oldest is not None:
                 connection.execute(delete(table).where(is_ours, table.c.changed_at < oldest))
 
+    def engine(self) -> Engine:
+        """The engine of this process, on a database that has the schema of this release."""
+        return self._sessions.engine()
+
     def close(self) -> None:
         """Close the connections; the next use opens new ones."""
-        with self._lock:
-            self._dispose()
-
-    def _dispose(self) -> None:
-        engine, self._engine = self._engine, None
-        if engine is not None:
-            # The connections of a parent process are not ours to close.
-            engine.dispose(close=self._pid == os.getpid())
-
-    @contextmanager
-    def _writing(self) -> Iterator[Connection]:
-        with self._translated(), self._ready().begin() as connection:
-            yield connection
-
-    @contextmanager
-    def _reading(self) -> Iterator[Connection]:
-        with self._translated():
-            engine = self._ready().execution_options(**read_options(self.database))
-            with engine.begin() as connection:
-                yield connection
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        """Turn the database's complaints into a sentence; what may not be sound is opened anew."""
-        try:
-            yield
-        except SQLAlchemyError as error:
-            if not is_passing(error):
-                self.close()
-            raise StoreError(explain(self.database, error)) from error
-        except (ValueError, OverflowError) as error:
-            raise StoreError(
-                f"A value does not fit the database {self.database} ({error}); nothing was written."
-            ) from error
-
-    def _ready(self) -> Engine:
-        """The engine of this process, on a database with the schema of this release."""
-        with self._lock:
-            if self._engine is not None and self._pid == os.getpid() and not self._was_replaced():
-                return self._engine
-            self._dispose()
-            engine = make_engine(self.database)
-            path = self.database.path
-            try:
-                with nullcontext() if path is None else prepared(self.database, path):
-                    with engine.begin() as connection:
-                        is_ready = is_current(connection)
-                    if not is_ready:
-                        with engine.begin() as connection:
-                            migrate(connection)
-                    self._inode = None if path is None else path.stat().st_ino
-            except BaseException:
-                engine.dispose()
-                raise
-            self._engine, self._pid = engine, os.getpid()
-            return engine
-
-    def _was_replaced(self) -> bool:
-        """Whether the file that we have open is no longer the one of that name."""
-        if self.database.path is None:
-            return False
-        try:
-            return self.database.path.stat().st_ino != self._inode
-        except OSError:
-            return True
+        self._sessions.close()
 
 
 def _saved_policy(name: str, number: int, text: str, updated_at: float) -> SavedPolicy | None:
