@@ -300,20 +300,24 @@ class Simulation:
             self._at(now + self._views.interval, self._publish)
 
     def _look_for_idle(self, _: None, now: float) -> None:
+        waiting: WaitingTasks | None = None
         for row in list(self._servers.idle):
             if not self._servers.waiting_count:
                 break
-            self._steal(row, now)
+            if waiting is None:
+                waiting = self._waiting_tasks(now)
+            if self._steal(row, waiting, now):
+                waiting = None
         if self.conditions.steal_seconds is not None:
             self._at(now + self.conditions.steal_seconds, self._look_for_idle)
 
-    def _steal(self, row: int, now: float) -> None:
-        if self._policy is None:
-            return
-        waiting = self._waiting_tasks(now)
-        taken = self._policy.steal(row, waiting, self.fleet, now)
+    def _steal(self, row: int, waiting: WaitingTasks, now: float) -> bool:
+        """Have an idle queue take the waiting task that the policy names; False for none."""
+        taken = None
+        if self._policy is not None:
+            taken = self._policy.steal(row, waiting, self.fleet, now)
         if taken is None:
-            return
+            return False
         source = int(waiting.rows[taken])
         position = len(self._servers[source].waiting) - 1 - int(waiting.behind_count[taken])
         index, _ = self._servers.leave(source, position)
@@ -322,6 +326,7 @@ class Simulation:
             self._predicted[index] = predicted
         self._stolen += 1
         self._start(index, row, now)
+        return True
 
     def _waiting_tasks(self, now: float) -> WaitingTasks:
         lines = [server.waiting for server in self._servers.rows]
