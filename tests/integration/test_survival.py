@@ -1,0 +1,156 @@
+"""Everything is killed by SIGKILL in the middle of the load and started again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from celery import Celery
+
+from owl_celery.installation import install, parts_of, uninstall
+from owl_celery.redis_state import RedisState
+from owl_celery.settings import Settings
+from owl_celery.store import open_store
+from owl_celery.wire import Keys, Knowledge, decode_record
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+NAMESPACE = "survival"
+TASK = "workers.tasks.replay"
+JOBS = [("ResNet-18 (batch size 16)", 0.4), ("LM (batch size 5)", 0.6)]
+COUNT = 60
+
+
+class Stack:
+    """Workers on two virtual GPUs, which host the controller, and a producer in this process."""
+
+    def __init__(self, redis_url: str, database: dict[str, str], folder: Path) -> None:
+        self.redis_url = redis_url
+        self.settings = Settings(**database)  # type: ignore[arg-type]
+        self.state = RedisState(redis_url, Keys(NAMESPACE))
+        self.log = folder / "workers.log"
+        self._environment = {
+            **os.environ,
+            "REDIS_URL": redis_url,
+            "OWL_NAMESPACE": NAMESPACE,
+            **{f"OWL_{name.upper()}": value for name, value in database.items()},
+        }
+        self.app = Celery("producer", broker=redis_url, backend=redis_url, set_as_current=False)
+        install(self.app, namespace=NAMESPACE)
+
+    @contextmanager
+    def workers(self) -> Iterator[subprocess.Popen[bytes]]:
+        """Run the workers; whatever is left of them in the end is told to stop."""
+        command = [sys.executable, "-m", "celery", "-A", "tests.integration.survival_app"]
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(
+                [*command, "owl", "worker", "--simulate", "k80=1,v100=1"],
+                env=self._environment,
+                stdout=log,
+                stderr=log,
+            )
+        try:
+            yield process
+        finally:
+            process.terminate()
+            process.wait(timeout=60.0)
+
+    def publish(self, number: int) -> Any:
+        """Send one task by the router."""
+        task_type, seconds = JOBS[number % len(JOBS)]
+        return self.app.send_task(TASK, (task_type, seconds, 1.0))
+
+    def learned(self) -> tuple[int, int]:
+        """Tasks that the database has aggregates of, and raw outcomes of successes."""
+        store = open_store(self.settings, NAMESPACE)
+        try:
+            types = store.load().aggregates.task_types
+            outcomes = store.recent(10 * COUNT)
+        finally:
+            store.close()
+        return sum(row.tries for row in types), len(outcomes)
+
+    def completed(self) -> int:
+        """Completions that the published knowledge rests on."""
+        text = self.state.client.get(self.state.keys.knowledge)
+        knowledge = decode_record(Knowledge, text) if isinstance(text, str) else None
+        return int(knowledge.snapshot.get("completed", 0)) if knowledge else 0
+
+    def sees_queues(self) -> bool:
+        """Whether the producer sees both queues open, by a fresh view."""
+        snapshot = parts_of(self.app).sync.snapshot()
+        return (
+            snapshot is not None
+            and int(snapshot.fleet.is_open.sum()) == 2
+            and time.monotonic() - snapshot.changed_at < 1.0
+        )
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def stack(redis_url: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Stack]:
+    if request.param == "sqlite":
+        database = {"continuous_learning_storage_path": str(tmp_path / "learned")}
+    else:
+        database = {"database_url": request.getfixturevalue("postgres_url")}
+    stack = Stack(redis_url, database, tmp_path)
+    yield stack
+    uninstall(stack.app)
+    stack.app.close()
+
+
+def wait_until(holds: Callable[[], bool], what: str, log: Path, seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, f"{what} did not happen; workers:\n{log.read_text()}"
+        time.sleep(0.05)
+
+
+def kill_all(process: subprocess.Popen[bytes]) -> None:
+    """Kill the supervisor, every worker, the controller in one of them, and every child."""
+    victims = [psutil.Process(process.pid)]
+    victims += victims[0].children(recursive=True)
+    for victim in victims:
+        try:
+            victim.send_signal(signal.SIGKILL)
+        except psutil.NoSuchProcess:
+            continue  # It ended with its parent.
+    psutil.wait_procs(victims, timeout=10.0)
+
+
+def test_no_task_is_lost_and_what_was_learned_goes_on(stack: Stack) -> None:
+    with stack.workers() as process:
+        wait_until(stack.sees_queues, "both queues", stack.log)
+        results = [stack.publish(number) for number in range(COUNT)]
+        wait_until(lambda: stack.learned()[0] >= COUNT // 4, "learning", stack.log)
+        kill_all(process)
+    tries_before, outcomes_before = stack.learned()
+    assert tries_before == outcomes_before < COUNT
+    with stack.workers():
+        # All but the few whose outcome died with its worker are learned from once.
+        values = [result.get(timeout=90.0) for result in results]
+        assert len(values) == COUNT
+        wait_until(lambda: stack.completed() >= COUNT - 2, "learning the rest", stack.log)
+    tries, outcomes = stack.learned()
+    assert tries == outcomes
+    assert COUNT - 2 <= tries <= COUNT + 2
+    assert parts_of(stack.app).router.decisions.total() > COUNT // 2
+
+
+def test_a_restart_continues_from_what_was_learned(stack: Stack) -> None:
+    with stack.workers():
+        wait_until(stack.sees_queues, "both queues", stack.log)
+        for result in [stack.publish(number) for number in range(10)]:
+            result.get(timeout=60.0)
+        wait_until(lambda: stack.completed() == 10, "learning", stack.log)
+    stack.state.client.delete(stack.state.keys.knowledge, stack.state.keys.events)
+    with stack.workers():
+        wait_until(lambda: stack.completed() == 10, "restoring", stack.log)
