@@ -13,12 +13,13 @@ from owl_celery.errors import InputError
 from owl_celery.gpus import current_gpu
 from owl_celery.task_view import view_of_task
 from workers import arrays, tasks
+from workers.app import app
 
 JOB = "ResNet-18 (batch size 16)"
 
 
 def describe(task: Any, *args: Any, **kwargs: Any) -> tuple[str, float]:
-    view = view_of_task(task.name, args, kwargs, tasks.app.tasks[task.name])
+    view = view_of_task(task.name, args, kwargs, app.tasks[task.name])
     return view.task_type, round(view.size, 6)
 
 
