@@ -201,3 +201,12 @@ def test_the_command_refuses_nonsense_in_one_sentence(arguments: list[str], comp
     assert result.output.startswith("Error: ")
     assert complaint in result.output
     assert result.output.count("\n") == 1
+
+
+def test_the_example_on_the_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    page = Path(__file__).parents[2] / "docs" / "simulate.md"
+    block = page.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    exec(compile(block, str(page), "exec"), {})
+    mean, p99, stable = capsys.readouterr().out.splitlines()[0].split()
+    assert 0.0 < float(mean) < float(p99)
+    assert stable == "True"
