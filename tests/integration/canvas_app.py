@@ -59,10 +59,6 @@ def add_tasks(app: Celery) -> None:
     def user_routed(self: Any) -> str:
         return str(self.request.delivery_info["routing_key"])
 
-    @app.task(name="pinned", bind=True, queue="by.user", shared=False)
-    def pinned(self: Any) -> str:
-        return str(self.request.delivery_info["routing_key"])
-
     @app.task(name="try_again", bind=True, max_retries=3, shared=False)
     def try_again(self: Any, times: int) -> int:
         if self.request.retries < times:

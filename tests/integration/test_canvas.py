@@ -152,7 +152,6 @@ PROGRAMS: dict[str, Program] = {
     "headers and stamps": stamped,
     "request": lambda app: get(task(app, "give_back").apply_async(priority=5, shadow="other")),
     "explicit queue": lambda app: get(task(app, "where").apply_async(queue="by.user")),
-    "queue of the task": lambda app: get(task(app, "pinned").delay()),
     "the user's own route": lambda app: get(task(app, "user_routed").delay()),
     "eager": eager,
 }
