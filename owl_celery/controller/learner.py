@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from owl_celery.controller.arrivals import Arrivals
 from owl_celery.controller.events import Entry, read_events
@@ -163,9 +163,14 @@ class Learner:
             self._tend_policy(mode, now)
             self._commit_when_due(now)
             self._tidy(now)
+        except RedisError:
+            raise  # Nothing was half done.
         except StoreError as error:
             self._fail(error, now)
             return False
+        except Exception:
+            self._is_loaded = False  # Whatever it was, what is stored is sound.
+            raise
         has_more = len(entries) == READ_AT_ONCE
         if not has_more:
             self._behind_at = None
@@ -175,7 +180,7 @@ class Learner:
         """Commit what is learned and close the store; whatever fails is read again later."""
         try:
             if self._is_loaded:
-                self._commit(self._clock())
+                self._commit()
             if self._store is not None:
                 self._store.close()
         except StoreError as error:
@@ -251,10 +256,11 @@ class Learner:
             self._is_taught = True
         if self._is_taught and now >= self._snapshot_at:
             self._is_taught = False
+            began = self._clock()
             self._encode()
+            ended = self._clock()
             # A large snapshot is made less often.
-            cost = self._clock() - now
-            self._snapshot_at = now + max(SNAPSHOT_SECONDS, cost / SNAPSHOT_SHARE)
+            self._snapshot_at = ended + max(SNAPSHOT_SECONDS, (ended - began) / SNAPSHOT_SHARE)
 
     def _encode(self) -> None:
         try:
@@ -271,13 +277,14 @@ class Learner:
     def _commit_when_due(self, now: float) -> None:
         if self._cursor == self._committed or now < self._commit_at:
             return
-        self._commit(now)
+        began = self._clock()
+        self._commit()
+        ended = self._clock()
         # A slow database is written to less often.
-        cost = self._clock() - now
-        pause = min(max(COMMIT_SECONDS, cost / COMMIT_SHARE), COMMIT_AT_MOST_SECONDS)
-        self._commit_at = self._clock() + pause
+        pause = max(COMMIT_SECONDS, (ended - began) / COMMIT_SHARE)
+        self._commit_at = ended + min(pause, COMMIT_AT_MOST_SECONDS)
 
-    def _commit(self, now: float) -> None:
+    def _commit(self) -> None:
         """Move the store on to where we are."""
         if self._cursor == self._committed:
             return

@@ -121,11 +121,8 @@ class ViewPublisher:
             fleet_version=fleet.version,
             knowledge_version=knowledge_version,
             waiting_count=load.waiting_count,
-            waiting_seconds=[round(seconds, 3) for seconds in load.waiting_seconds],
-            running=[
-                (row, round(seconds, 3), round(max(now - since, 0.0), 3))
-                for row, seconds, since in load.running
-            ],
+            waiting_seconds=load.waiting_seconds,
+            running=[(row, seconds, max(now - since, 0.0)) for row, seconds, since in load.running],
             closed=load.closed,
             free_memory_bytes=load.free_memory_bytes,
         )
