@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -13,16 +13,14 @@ from owl_celery.errors import NoOpenQueueError
 from owl_celery.fleet import WaitingTasks
 from owl_celery.policies.base import Policy
 from owl_celery.simulate.arrivals import Arrivals
+from owl_celery.simulate.book import TaskBook
 from owl_celery.simulate.central import Central
 from owl_celery.simulate.conditions import Conditions, Run
 from owl_celery.simulate.faults import Action, Fault
 from owl_celery.simulate.instance import Instance
 from owl_celery.simulate.servers import Servers
 from owl_celery.simulate.views import StaleViews
-from owl_celery.types import Outcome, TaskView, TryState
-
-UNPREDICTED_SECONDS: Final = 1.0
-"""Counted for a task whose policy does not predict."""
+from owl_celery.types import TryState
 
 
 class Simulation:
@@ -73,33 +71,22 @@ class Simulation:
         self._learns = self._overrides("learn_one")
         self._counts = self._overrides("arrived")
 
+        self._book = TaskBook(arrivals, instance.table.types, self.conditions.size_feature)
         self._servers = Servers(self.fleet)
         self._row = {name: row for row, name in enumerate(self.fleet.names)}
         self._model_of = [self.fleet.gpu_model(row) for row in range(len(self.fleet))]
-        self._column_of = [int(column) for column in self.fleet.model_index]
         self._types = instance.table.types
-        self._seconds: list[list[float]] = instance.table.seconds.tolist()
-        self._failing = np.zeros(instance.table.seconds.shape)
+        by_queue = instance.table.seconds[:, self.fleet.model_index]
+        self._seconds: list[list[float]] = by_queue.tolist()
+        self._failing = np.zeros(by_queue.shape)
         self._can_fail = False
         self._random = np.random.default_rng([seed, 4])
         age = self.conditions.view_age
         self._views = StaleViews(self.fleet, self.conditions.routers, age) if age > 0.0 else None
 
-        count = len(arrivals)
-        self._times: list[float] = arrivals.times.tolist()
-        self._kind: list[int] = arrivals.types.tolist()
-        self._size: list[float] = arrivals.sizes.tolist()
-        self._view = _views_of(arrivals, self._types, self.conditions.size_feature)
-        self._predicted: list[float | None] = [None] * count
-        self._explored = [False] * count
-        self._tries = [0] * count
-        self._end = [math.nan] * count
-        self._served_by = [-1] * count
-        self._lost = self._stolen = self._explorations = 0
-
         self._events: list[tuple[float, int, Callable[..., None], Any]] = []
         self._scheduled = 0
-        self._unsettled = count
+        self._stolen = 0
         self._parked: list[int] = []
         self._faults_left = len(self.conditions.faults)
 
@@ -113,9 +100,9 @@ class Simulation:
 
         """
         self._schedule_regular()
-        events, times = self._events, self._times
+        book, events, times = self._book, self._events, self._book.times
         count, arrived, told = len(times), 0, 0
-        while self._unsettled and (arrived < count or events):
+        while book.unsettled and (arrived < count or events):
             if arrived < count and (not events or times[arrived] <= events[0][0]):
                 now = times[arrived]
                 self._arrive(arrived, now)
@@ -128,20 +115,11 @@ class Simulation:
                 act(argument, now)
             if self._central is not None:
                 self._release(self._central, now)
-            if arrived == count and len(self._parked) == self._unsettled and not self._faults_left:
+            if arrived == count and len(self._parked) == book.unsettled and not self._faults_left:
                 break
         if progress is not None and arrived > told:
             progress(arrived - told)
-        began = np.array(times)
-        return Run(
-            arrived=began,
-            response=np.array(self._end) - began,
-            tries=np.array(self._tries),
-            queues=np.array(self._served_by),
-            lost=self._lost,
-            stolen=self._stolen,
-            explored=self._explorations,
-        )
+        return book.run(self._stolen)
 
     def _overrides(self, method: str) -> bool:
         """Whether the policy has its own version of a method; the base's needs no call."""
@@ -166,12 +144,12 @@ class Simulation:
 
     def _arrive(self, index: int, now: float) -> None:
         if self._counts and self._policy is not None:
-            self._policy.arrived(self._view[index], now)
+            self._policy.arrived(self._book.views[index], now)
         self._route(index, now)
 
     def _route(self, index: int, now: float) -> None:
         """Choose the queue of a new task or of another try."""
-        view = self._view[index]
+        view = self._book.views[index]
         if self._policy is None:
             if self._central is not None:
                 self._central.hold(index, view)
@@ -184,10 +162,8 @@ class Simulation:
             self._parked.append(index)
             return
         row = self._row[decision.queue]
-        self._predicted[index] = decision.service_seconds
-        self._explored[index] = decision.explored
-        self._explorations += decision.explored
-        seconds = _counted(decision.service_seconds)
+        self._book.decided(index, decision)
+        seconds = self._book.counted_seconds(index)
         if self._views is not None:
             self._views.assigned(router, row, seconds, now)
         server = self._servers[row]
@@ -205,22 +181,23 @@ class Simulation:
             if released is None:
                 return
             index, row = released
-            self._predicted[index] = self._predict(self._view[index], self._model_of[row])
+            view = self._book.views[index]
+            self._book.predict(index, self._predict(view, self._model_of[row]))
             self._start(index, row, now)
 
     def _start(self, index: int, row: int, now: float) -> None:
         server = self._servers[row]
-        kind, column = self._kind[index], self._column_of[row]
-        mean = self._seconds[kind][column]
+        kind = self._book.kinds[index]
+        mean = self._seconds[kind][row]
         server.fails = math.isnan(mean) or (
-            self._can_fail and float(self._random.random()) < self._failing[kind, column]
+            self._can_fail and float(self._random.random()) < self._failing[kind, row]
         )
-        work = self.conditions.failure_seconds if server.fails else mean * self._size[index]
-        wanted = self._view[index].model
+        work = self.conditions.failure_seconds if server.fails else mean * self._book.sizes[index]
+        wanted = self._book.views[index].model
         if wanted is not None and wanted != server.loaded:
             work += self.conditions.switch_seconds
             server.loaded = wanted
-        self._servers.start(row, index, work, _counted(self._predicted[index]), now)
+        self._servers.start(row, index, work, self._book.counted_seconds(index), now)
         self._at(server.ends, self._finish, (row, server.starts))
 
     # From the end of a try to the next start.
@@ -233,7 +210,7 @@ class Simulation:
         index = self._servers.end(row)
         failed = server.fails
         if failed:
-            is_short = math.isnan(self._seconds[self._kind[index]][self._column_of[row]])
+            is_short = math.isnan(self._seconds[self._book.kinds[index]][row])
             self._end_try(index, row, TryState.RETRY, is_short, now)
         else:
             self._end_try(index, row, TryState.SUCCESS, False, now)
@@ -245,46 +222,20 @@ class Simulation:
     def _end_try(
         self, index: int, row: int, state: TryState, out_of_memory: bool, now: float
     ) -> None:
-        attempt = self._tries[index]
-        self._tries[index] += 1
-        self._served_by[index] = row
-        view = self._view[index]
-        started = self._servers[row].started
+        model = self._model_of[row]
         if self._learns and self._policy is not None:
-            outcome = Outcome(
-                task_id=str(index),
-                decision_id=f"{index}.{attempt}",
-                attempt=attempt,
-                task_type=view.task_type,
-                size=view.size,
-                queue=self.fleet.names[row],
-                worker_id=self.fleet.names[row],
-                gpu_model=self._model_of[row],
-                state=state,
-                service_seconds=now - started,
-                finished_at=now,
-                wait_seconds=started - self._times[index],
-                predicted_seconds=self._predicted[index],
-                algorithm=self._name,
-                explored=self._explored[index],
-                error=None if state.succeeded else "RuntimeError",
-                out_of_memory=out_of_memory,
-                model=view.model,
+            started = self._servers[row].started
+            outcome = self._book.outcome(
+                index, self.fleet.names[row], model, self._name, state, out_of_memory, started, now
             )
             self._policy.learn_one(outcome, now)
-        if state.succeeded:
-            self._end[index] = now
-            self._unsettled -= 1
-        elif out_of_memory:
-            tried = view.tried | {self._model_of[row]}
-            self._view[index] = TaskView(view.task_type, view.size, view.model, tried)
+        self._book.end_try(index, row, model, state, out_of_memory, now)
 
     def _retry(self, index: int, now: float) -> None:
-        if self._tries[index] >= self.conditions.max_tries:
-            self._end[index] = now
-            self._lost += 1
-            self._unsettled -= 1
+        if self._book.tries(index) >= self.conditions.max_tries:
+            self._book.give_up(index, now)
         else:
+            self._book.published[index] = now
             self._route(index, now)
 
     # What happens regularly, and what goes wrong.
@@ -305,7 +256,8 @@ class Simulation:
             if not self._servers.waiting_count:
                 break
             if waiting is None:
-                waiting = self._waiting_tasks(now)
+                book = self._book
+                waiting = self._servers.waiting_tasks(book.views, book.published, now)
             if self._steal(row, waiting, now):
                 waiting = None
         if self.conditions.steal_seconds is not None:
@@ -321,36 +273,20 @@ class Simulation:
         source = int(waiting.rows[taken])
         position = len(self._servers[source].waiting) - 1 - int(waiting.behind_count[taken])
         index, _ = self._servers.leave(source, position)
-        predicted = self._predict(self._view[index], self._model_of[row])
+        predicted = self._predict(self._book.views[index], self._model_of[row])
         if predicted is not None:
-            self._predicted[index] = predicted
+            self._book.predict(index, predicted)
         self._stolen += 1
         self._start(index, row, now)
         return True
-
-    def _waiting_tasks(self, now: float) -> WaitingTasks:
-        lines = [server.waiting for server in self._servers.rows]
-        indices = [index for line in lines for index, _ in line]
-        seconds = np.array([predicted for line in lines for _, predicted in line])
-        counts = np.array([len(line) for line in lines])
-        ends = np.cumsum(counts)
-        rows = np.repeat(np.arange(len(lines)), counts)
-        before = np.concatenate([[0.0], np.cumsum(seconds)])
-        ahead = before[:-1] - before[(ends - counts)[rows]] + self.fleet.residual_seconds(now)[rows]
-        return WaitingTasks(
-            tasks=[self._view[index] for index in indices],
-            rows=rows,
-            service_seconds=seconds,
-            ahead_seconds=ahead,
-            behind_count=ends[rows] - 1 - np.arange(len(indices)),
-            published_at=np.array([self._times[index] for index in indices]),
-        )
 
     def _strike(self, fault: Fault, now: float) -> None:
         self._faults_left -= 1
         if fault.action is Action.FAIL:
             kinds = [k for k, name in enumerate(self._types) if fault.task_type in ("", name)]
-            self._failing[kinds, self.fleet.models.index(fault.target)] = fault.value
+            for row, name in enumerate(self.fleet.names):
+                if fault.target in (name, self._model_of[row]):
+                    self._failing[kinds, row] = fault.value
             self._can_fail = bool(self._failing.any())
             return
         row = self._row[fault.target]
@@ -372,24 +308,3 @@ class Simulation:
             parked, self._parked = self._parked, []
             for index in parked:
                 self._route(index, now)
-
-
-def _counted(predicted: float | None) -> float:
-    """Service seconds to count for a task in the load."""
-    return UNPREDICTED_SECONDS if predicted is None else predicted
-
-
-def _views_of(arrivals: Arrivals, types: tuple[str, ...], size_feature: bool) -> list[TaskView]:
-    """What policies may know of each task; equal ones share an object."""
-    models = arrivals.models or [None] * len(arrivals)
-    kinds = arrivals.types.tolist()
-    if size_feature:
-        return [
-            TaskView(types[kind], size, model)
-            for kind, size, model in zip(kinds, arrivals.sizes.tolist(), models, strict=True)
-        ]
-    known: dict[tuple[int, str | None], TaskView] = {}
-    for key in zip(kinds, models, strict=True):
-        if key not in known:
-            known[key] = TaskView(types[key[0]], 1.0, key[1])
-    return [known[key] for key in zip(kinds, models, strict=True)]

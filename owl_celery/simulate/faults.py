@@ -13,7 +13,7 @@ from owl_celery.errors import InputError
 
 
 class Action(StrEnum):
-    """What happens to a queue, or to a task type on a GPU model."""
+    """What happens to a queue, or to a task type on some of them."""
 
     THROTTLE = "throttle"
     STOP = "stop"
@@ -32,9 +32,9 @@ class Fault:
     action
         ``throttle``: the GPU runs at ``value`` of its speed; ``stop``: its worker dies, what it
         holds is tried elsewhere; ``return``: it is back; ``fail``: a type fails with probability
-        ``value`` on a GPU model.
+        ``value`` on a GPU or on all of a model.
     target
-        A queue name, or a GPU model for ``fail``.
+        A queue name; for ``fail`` also a GPU model.
     task_type
         For ``fail``: the type, or empty for every type.
     value
@@ -86,9 +86,9 @@ def read_faults(
         time, action, target, task_type, value = cells
         if action not in list(Action):
             raise InputError(f"{where}, column 'action': {action!r} is not {', '.join(Action)}.")
-        allowed = models if action == Action.FAIL else queues
+        allowed = [*models, *queues] if action == Action.FAIL else queues
         if target not in allowed:
-            kind = "GPU model" if action == Action.FAIL else "queue"
+            kind = "GPU model or queue" if action == Action.FAIL else "queue"
             raise InputError(
                 f"{where}, column 'target': {target!r} is no {kind} of the fleet; "
                 f"those are: {', '.join(allowed[:20])}{', ...' if len(allowed) > 20 else ''}."

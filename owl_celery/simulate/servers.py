@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from owl_celery.fleet import Fleet
+import numpy as np
+
+from owl_celery.fleet import Fleet, WaitingTasks
+from owl_celery.types import TaskView
 
 
 @dataclass(slots=True)
@@ -68,6 +72,27 @@ class Servers:
             self.fleet.waiting_seconds[row] - predicted if waiting else 0.0
         )
         return index, predicted
+
+    def waiting_tasks(
+        self, views: Sequence[TaskView], published: Sequence[float], now: float
+    ) -> WaitingTasks:
+        """Everything that waits, for a policy to choose from; by index into the columns given."""
+        lines = [server.waiting for server in self.rows]
+        indices = [index for line in lines for index, _ in line]
+        seconds = np.array([predicted for line in lines for _, predicted in line])
+        counts = np.array([len(line) for line in lines])
+        ends = np.cumsum(counts)
+        rows = np.repeat(np.arange(len(lines)), counts)
+        before = np.concatenate([[0.0], np.cumsum(seconds)])
+        ahead = before[:-1] - before[(ends - counts)[rows]] + self.fleet.residual_seconds(now)[rows]
+        return WaitingTasks(
+            tasks=[views[index] for index in indices],
+            rows=rows,
+            service_seconds=seconds,
+            ahead_seconds=ahead,
+            behind_count=ends[rows] - 1 - np.arange(len(indices)),
+            published_at=np.array([published[index] for index in indices]),
+        )
 
     def start(self, row: int, index: int, work: float, predicted: float, now: float) -> None:
         """Run a task; ``work`` are its true seconds at full speed."""

@@ -121,7 +121,7 @@ HEAD = "time,action,target,type,value\n"
         (HEAD + "1,stop,q0\n", "row 2: has 3 cells, the head has 5"),
         (HEAD + "1,explode,q0,,\n", "row 2, column 'action': 'explode' is not throttle"),
         (HEAD + "1,stop,q9,,\n", "row 2, column 'target': 'q9' is no queue of the fleet"),
-        (HEAD + "1,fail,q0,,1\n", "row 2, column 'target': 'q0' is no GPU model"),
+        (HEAD + "1,fail,q9,,1\n", "row 2, column 'target': 'q9' is no GPU model or queue"),
         (HEAD + "1,fail,k80,rest,1\n", "row 2, column 'type': 'rest' is not known here"),
         (HEAD + "1,stop,q0,train,\n", "row 2, column 'type': 'train' is not known here"),
         (HEAD + "-1,stop,q0,,\n", "row 2, column 'time': -1 is not finite and at least 0"),

@@ -128,6 +128,15 @@ def test_failures_begin_and_end_by_the_event_file() -> None:
     assert [o.out_of_memory for o in policy.outcomes] == [False] * 4
 
 
+def test_one_gpu_may_fail_while_the_others_of_its_model_do_not() -> None:
+    faults = (Fault(0.0, Action.FAIL, "gpu.host.0", value=1.0),)
+    policy = Scripted([0, 1])
+    result = run(policy, instance(a=2), tasks(1), faults=faults, failure_seconds=0.5)
+    assert result.response.tolist() == [2.5]
+    assert [outcome.error for outcome in policy.outcomes] == ["RuntimeError", None]
+    assert [outcome.wait_seconds for outcome in policy.outcomes] == [0.0, 0.0]
+
+
 def test_a_throttled_gpu_works_slower_from_that_moment() -> None:
     faults = (
         Fault(1.0, Action.THROTTLE, "gpu.host.0", value=0.25),
