@@ -20,6 +20,7 @@ from owl_celery.gpus import current_gpu
 from owl_celery.heartbeat import make_heartbeat_step
 from owl_celery.lane import add_worker_options, configure_lane
 from owl_celery.outbox import Outbox
+from owl_celery.policies import policy_class
 from owl_celery.redis_state import RedisState, open_state
 from owl_celery.router import LearningRouter, LearningRouterMixin, stamp_published
 from owl_celery.settings import Settings
@@ -83,6 +84,8 @@ class Installation:
         """Put the parts in place; again after every change of the whole configuration."""
         try:
             settings = Settings.load(self.app.conf, **self._arguments)
+            policy_class(settings.policy)
+            configure_lane(self.app)
             if settings.enable_continuous_learning and self.parts is None:
                 self.parts = self._build(settings)
                 self._connect(self.parts)
@@ -128,7 +131,6 @@ class Installation:
         steps.add(make_heartbeat_step(parts.state, parts.settings))
         if parts.settings.embed_controller:
             steps.add(make_controller_step(parts.state, parts.settings))
-        configure_lane(self.app)
         atexit.register(parts.sync.close)
         atexit.register(parts.outbox.close)
 
@@ -221,13 +223,13 @@ def uninstall(app: Celery) -> None:
         app.amqp.router = app.amqp.Router()
 
 
-def parts_of(app: Celery) -> Parts:
-    """Find what ``install`` made for an application.
+def installation_of(app: Celery) -> Installation:
+    """Find what ``install`` added to an application, and configure it.
 
     Raises
     ------
     OwlError
-        When ``install(app)`` was not called, or a setting disabled it.
+        When ``install(app)`` was not called, or a setting cannot be used.
 
     """
     installation = _installations.get(app)
@@ -235,12 +237,25 @@ def parts_of(app: Celery) -> Parts:
         raise OwlError(
             "This application is not routed: add install(app) from owl_celery to its module."
         )
-    installation.app.conf.broker_url  # noqa: B018 - reading a key configures the application
+    app.conf.broker_url  # noqa: B018 - reading a key configures the application
     if installation.error is not None:
         raise installation.error
-    if installation.parts is None:
+    return installation
+
+
+def parts_of(app: Celery) -> Parts:
+    """Find what ``install`` made for an application.
+
+    Raises
+    ------
+    OwlError
+        As ``installation_of``, and when the settings disable it.
+
+    """
+    parts = installation_of(app).parts
+    if parts is None:
         raise OwlError("Setting ENABLE_CONTINUOUS_LEARNING is false: set it to true to use owl.")
-    return installation.parts
+    return parts
 
 
 def stamp_and_check(sender: str | None = None, **published: Any) -> None:

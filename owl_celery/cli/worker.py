@@ -10,6 +10,7 @@ import click
 
 from owl_celery.errors import OwlError, WorkerError
 from owl_celery.gpus import FakeGpus, Gpu, NvmlReader
+from owl_celery.installation import installation_of
 from owl_celery.lane import lane_of_cpu, lane_of_gpu
 from owl_celery.settings import Settings
 from owl_celery.supervisor import Supervisor, WorkerPlan
@@ -46,6 +47,7 @@ def worker(
     """
     try:
         command = worker_command(ctx, loglevel, celery_arguments)
+        installation_of(ctx.obj.app)
         plans = plan_workers(simulate, cpu, gpus)
     except OwlError as error:
         raise click.ClickException(str(error)) from error
