@@ -98,7 +98,7 @@ class Controller:
         assert self._leader is not None
         if self._leader.tick():
             return True
-        log.warning("owl controller: another controller has taken over")
+        log.warning("owl controller: %s has lost its lease", self.name)
         self.step_down()
         return False
 
@@ -119,15 +119,13 @@ class Controller:
                 self.troubles.begin(
                     "redis", f"Redis does not answer ({type(error).__name__}: {error})."
                 )
-                pause = RETRY_SECONDS
-                if not self._lease.is_held:
-                    self.step_down()
+                pause = self._after_failure()
             except Exception:
                 # Nothing that goes wrong here may hurt the worker that hosts it.
                 if "controller" not in self.troubles.now():
                     log.exception("owl controller: a round failed")
                 self.troubles.begin("controller", "A round failed; see the log.")
-                pause = RETRY_SECONDS
+                pause = self._after_failure()
             stop.wait(pause)
         self.step_down()
 
@@ -136,11 +134,11 @@ class Controller:
         leader, self._leader = self._leader, None
         if leader is not None:
             leader.stop_learning()
-        try:
-            self._lease.release()
-            self._broker.close()
-        except (RedisError, OSError) as error:
-            log.info("owl controller: the lease is left to run out (%s)", error)
+        for release in (self._lease.release, self._broker.close):
+            try:
+                release()
+            except Exception as error:
+                log.info("owl controller: lease or broker is left to time out (%s)", error)
 
     def _take_over(self) -> bool:
         # It is ours already when an earlier attempt has failed half-way.
@@ -158,6 +156,12 @@ class Controller:
         )
         log.info("owl controller: %s leads (fencing number %d)", self.name, self._lease.fence)
         return True
+
+    def _after_failure(self) -> float:
+        """Let another lead when the lease has run out; pause until the next attempt."""
+        if self._leader is not None and not self._lease.is_held:
+            self.step_down()
+        return RETRY_SECONDS
 
     def _pause(self, leader: Leader, cost: float) -> float:
         """Pause until the next round: longer when idle, and when a round takes long."""

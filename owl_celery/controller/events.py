@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from redis.exceptions import ResponseError
+
 from owl_celery.redis_state import RedisState
 from owl_celery.sanity import sane
 from owl_celery.types import Outcome, TryState
@@ -55,6 +57,50 @@ def read_last_events(state: RedisState, limit: int) -> list[Entry]:
     """
     reply: Any = state.client.xrevrange(state.keys.events, count=limit)
     return entries_of(reply[::-1])
+
+
+def is_beyond(state: RedisState, cursor: str) -> bool:
+    """Whether a cursor is past all that the stream ever held: Redis has lost its data.
+
+    Raises
+    ------
+    redis.RedisError
+        When Redis does not answer.
+
+    """
+    try:
+        reply: Any = state.client.xinfo_stream(state.keys.events)
+    except ResponseError:
+        return False  # There is no stream yet.
+    return position(reply["last-generated-id"]) < position(cursor)
+
+
+def trim_events(state: RedisState, cursors: Sequence[str], keep_seconds: float) -> None:
+    """Drop entries that are older, by ``keep_seconds``, than the first of the cursors.
+
+    Raises
+    ------
+    redis.RedisError
+        When Redis does not answer.
+
+    """
+    milliseconds, _ = min(position(cursor) for cursor in cursors)
+    oldest = milliseconds - int(keep_seconds * 1000)
+    if oldest > 0:
+        state.client.xtrim(state.keys.events, minid=str(oldest))
+
+
+def position(cursor: str) -> tuple[int, int]:
+    """Make stream ids comparable.
+
+    Examples
+    --------
+    >>> position("10-0") > position("9-1")
+    True
+
+    """
+    milliseconds, _, sequence = cursor.partition("-")
+    return int(milliseconds), int(sequence or 0)
 
 
 def entries_of(reply: Sequence[tuple[str, dict[str, str] | None]]) -> list[Entry]:

@@ -6,12 +6,12 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
 from owl_celery.controller.arrivals import Arrivals
-from owl_celery.controller.events import Entry, read_events
+from owl_celery.controller.events import Entry, is_beyond, read_events, trim_events
 from owl_celery.controller.health import Troubles
 from owl_celery.controller.ledger import Load
 from owl_celery.controller.view import EncodedKnowledge, versions
@@ -185,6 +185,8 @@ class Learner:
                 self._store.close()
         except StoreError as error:
             log.info("owl controller: the last outcomes are left to the next one (%s)", error)
+        except Exception:
+            log.exception("owl controller: the last outcomes are left to the next one")
 
     def _load(self, now: float) -> bool:
         """Continue from what is stored; False when the store cannot be used yet."""
@@ -307,45 +309,18 @@ class Learner:
         """Trim the stream behind the cursor, and forget old outcomes."""
         if now - self._trim_at >= TRIM_SECONDS:
             self._trim_at = now
-            self._check_stream()
-            self._trim()
+            if is_beyond(self._state, self._cursor):
+                log.warning("owl controller: the stream of events was lost and has begun anew")
+                self._cursor = FIRST_CURSOR
+                self.counters["stream_resets"] += 1
+            # The next controller looks at the latest events to see what runs.
+            trim_events(self._state, [self._committed, self._cursor], KEEP_EVENTS_SECONDS)
         if now - self._prune_at >= PRUNE_SECONDS:
             self._prune_at = now
             assert self._store is not None
             self._store.prune(self._settings.outcome_retention_count)
 
-    def _trim(self) -> None:
-        """Drop what is committed, but for the latest: the next controller looks at what runs."""
-        milliseconds, _ = min(position(self._committed), position(self._cursor))
-        oldest = milliseconds - int(KEEP_EVENTS_SECONDS * 1000)
-        if oldest > 0:
-            self._state.client.xtrim(self._state.keys.events, minid=str(oldest))
-
-    def _check_stream(self) -> None:
-        """Start over with a stream that is younger than the cursor: Redis has lost its data."""
-        try:
-            reply: Any = self._state.client.xinfo_stream(self._state.keys.events)
-        except ResponseError:
-            return  # There is no stream yet.
-        if position(reply["last-generated-id"]) < position(self._cursor):
-            log.warning("owl controller: the stream of events was lost and has begun anew")
-            self._cursor = FIRST_CURSOR
-            self.counters["stream_resets"] += 1
-
     def _count_policy_error(self, verb: str) -> None:
         self.counters["policy_errors"] += 1
         if self.counters["policy_errors"] == 1:
             log.exception("owl controller: policy %s failed at %s", self.policy.name, verb)
-
-
-def position(cursor: str) -> tuple[int, int]:
-    """Make stream ids comparable.
-
-    Examples
-    --------
-    >>> position("10-0") > position("9-1")
-    True
-
-    """
-    milliseconds, _, sequence = cursor.partition("-")
-    return int(milliseconds), int(sequence or 0)
