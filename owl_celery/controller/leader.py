@@ -86,7 +86,7 @@ class Leader:
         self.learner = Learner(
             state, settings, open_store, make_policy(settings), lease.fence, troubles, self.now
         )
-        self.ledger = LoadLedger(settings.heartbeat_ttl_seconds, self.learner.predict)
+        self.ledger = LoadLedger(settings.heartbeat_ttl_seconds, self.learner.host.predict)
         self._first_knowledge: EncodedKnowledge | None = None
         self._publisher = ViewPublisher(lease, state.keys, self._known_knowledge())
         self._mode = "on"
@@ -155,7 +155,7 @@ class Leader:
         if now >= self._health_at:
             self._health_at = now + HEALTH_SECONDS
             further.append(Write(keys.health, self.health().encode(), HEALTH_TTL_SECONDS))
-        knowledge = self.learner.knowledge or self._first_knowledge
+        knowledge = self.learner.host.knowledge or self._first_knowledge
         is_ours = self._publisher.publish(load, self._ledger_time, now, knowledge, further)
         self._tick_seconds += 0.1 * (self.now() - began - self._tick_seconds)
         return is_ours

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections import Counter
 from collections.abc import Callable
 from typing import Final
@@ -14,15 +13,14 @@ from owl_celery.controller.arrivals import Arrivals
 from owl_celery.controller.events import Entry, is_beyond, read_events, trim_events
 from owl_celery.controller.health import Troubles
 from owl_celery.controller.ledger import Load
-from owl_celery.controller.view import EncodedKnowledge, versions
+from owl_celery.controller.policy_host import PolicyHost
 from owl_celery.errors import OwlError, StaleCursorError, StoreError
 from owl_celery.policies.base import Policy
 from owl_celery.redis_state import RedisState
 from owl_celery.settings import Settings
 from owl_celery.store.base import FIRST_CURSOR, Store
 from owl_celery.tracker import TaskPerformanceTracker
-from owl_celery.types import Outcome, TaskView
-from owl_celery.wire import Knowledge
+from owl_celery.types import Outcome
 
 log = logging.getLogger(__name__)
 
@@ -30,9 +28,6 @@ READ_AT_ONCE: Final = 500
 COMMIT_SECONDS: Final = 0.1
 COMMIT_AT_MOST_SECONDS: Final = 5.0
 COMMIT_SHARE: Final = 0.2
-SNAPSHOT_SECONDS: Final = 0.1
-SNAPSHOT_SHARE: Final = 0.1
-POLICY_TICK_SECONDS: Final = 2.0
 RETRY_SECONDS: Final = 1.0
 RETRY_AT_MOST_SECONDS: Final = 10.0
 TRIM_SECONDS: Final = 10.0
@@ -70,8 +65,8 @@ class Learner:
     ----------
     counters
         Events and errors since the start, by name.
-    knowledge
-        The latest encoded knowledge.
+    host
+        Keeps the policy.
     load
         The latest load; set by the controller, shown to the policy.
 
@@ -88,29 +83,25 @@ class Learner:
         clock: Callable[[], float],
     ) -> None:
         self.counters: Counter[str] = Counter()
-        self.knowledge: EncodedKnowledge | None = None
+        self.host = PolicyHost(policy, fence, self.counters, clock)
         self.load = Load()
-        self.policy = policy
         self.tracker = TaskPerformanceTracker(policy)
         self._state = state
         self._settings = settings
         self._open_store = open_store
         self._troubles = troubles
         self._clock = clock
-        self._versions = versions(fence)
-        self._policy_lock = threading.Lock()
         self._arrivals = Arrivals(state)
         self._store: Store | None = None
         self._is_loaded = False
+        self._fails_to_load = False
         self._committed = FIRST_CURSOR
         self._cursor = FIRST_CURSOR
         self._behind_at: float | None = None
         self._retry_at = float("-inf")
         self._retry_seconds = RETRY_SECONDS
-        self._commit_at = self._snapshot_at = float("-inf")
-        self._is_taught = False
-        self._unversioned = ""
-        self._tick_at = self._trim_at = self._prune_at = clock()
+        self._commit_at = float("-inf")
+        self._trim_at = self._prune_at = clock()
 
     @property
     def is_loaded(self) -> bool:
@@ -125,18 +116,6 @@ class Learner:
     def lag_seconds(self, now: float) -> float:
         """Time since the learner last had read all of the stream; 0 while it keeps up."""
         return 0.0 if self._behind_at is None else max(now - self._behind_at, 0.0)
-
-    def predict(self, task_type: str, gpu_model: str) -> float | None:
-        """Service time that the policy expects; None when unknown, or when it is busy."""
-        if not self._policy_lock.acquire(blocking=False):
-            return None
-        try:
-            return self.policy.predict_seconds(TaskView(task_type), gpu_model)
-        except Exception:
-            self._count_policy_error("predict")
-            return None
-        finally:
-            self._policy_lock.release()
 
     def step(self, mode: str = "on") -> bool:
         """Read, learn, commit; say whether there may be more to read at once.
@@ -160,7 +139,10 @@ class Learner:
         entries = read_events(self._state, self._cursor, READ_AT_ONCE)
         try:
             self._take(entries, mode, now)
-            self._tend_policy(mode, now)
+            arrivals = self._arrivals.read(now)
+            if mode != "off":
+                self.host.arrived(arrivals)
+            self.host.tick(self.load, now)
             self._commit_when_due(now)
             self._tidy(now)
         except RedisError:
@@ -197,15 +179,23 @@ class Learner:
                 self._store = self._open_store()
             learned = self._store.load()
         except OwlError as error:
+            self._fails_to_load = True
             self._fail(error, now)
             return False
-        with self._policy_lock:
+        with self.host.lock:
             self.tracker.restore(learned)
         self._committed = self._cursor = learned.cursor
-        self._is_loaded = self._is_taught = True
+        self._is_loaded = True
+        self.host.changed()
+        if self._fails_to_load:
+            self._works()
+        return True
+
+    def _works(self) -> None:
+        """Note that the store works again; one that fails to commit is not cured by loading."""
+        self._fails_to_load = False
         self._retry_seconds = RETRY_SECONDS
         self._troubles.end("store")
-        return True
 
     def _fail(self, error: OwlError, now: float) -> None:
         """Forget what is not committed; what was published stays until the store is back."""
@@ -229,52 +219,14 @@ class Learner:
         elif outcomes:
             assert self._store is not None
             known = self._store.known([outcome.key for outcome in outcomes])
-            with self._policy_lock:
+            with self.host.lock:
                 batch = self.tracker.record(outcomes, now, known)
             self.counters["outcomes"] += len(batch.accepted)
             self.counters["duplicates"] += batch.duplicates
             self.counters["undecodable"] += batch.refused
-            self._is_taught = self._is_taught or bool(batch.accepted)
+            if batch.accepted:
+                self.host.changed()
         self._cursor = entries[-1].cursor
-
-    def _tend_policy(self, mode: str, now: float) -> None:
-        """Tell the policy of arrivals and of time, and encode what it knows."""
-        arrived = self._arrivals.read(now)
-        if mode != "off":
-            with self._policy_lock:
-                for task_type, at in arrived:
-                    try:
-                        self.policy.arrived(TaskView(task_type), at)
-                    except Exception:
-                        self._count_policy_error("arrived")
-            self._is_taught = self._is_taught or bool(arrived)
-        if now - self._tick_at >= POLICY_TICK_SECONDS and self.load.names:
-            self._tick_at = now
-            try:
-                with self._policy_lock:
-                    self.policy.tick(self.load.fleet(), now)
-            except Exception:
-                self._count_policy_error("tick")
-            self._is_taught = True
-        if self._is_taught and now >= self._snapshot_at:
-            self._is_taught = False
-            began = self._clock()
-            self._encode()
-            ended = self._clock()
-            # A large snapshot is made less often.
-            self._snapshot_at = ended + max(SNAPSHOT_SECONDS, (ended - began) / SNAPSHOT_SHARE)
-
-    def _encode(self) -> None:
-        try:
-            with self._policy_lock:
-                snapshot = dict(self.policy.snapshot())
-            unversioned = Knowledge(0, self.policy.name, snapshot).encode()
-            if unversioned != self._unversioned:
-                version = next(self._versions)
-                text = Knowledge(version, self.policy.name, snapshot).encode()
-                self._unversioned, self.knowledge = unversioned, EncodedKnowledge(version, text)
-        except Exception:
-            self._count_policy_error("snapshot")
 
     def _commit_when_due(self, now: float) -> None:
         if self._cursor == self._committed or now < self._commit_at:
@@ -292,18 +244,19 @@ class Learner:
             return
         assert self._store is not None
         pending = self.tracker.take()
-        with self._policy_lock:
-            state = self.policy.state() if pending.outcomes else None
+        with self.host.lock:
+            state = self.host.policy.state() if pending.outcomes else None
         self._store.commit(
             expected_cursor=self._committed,
             cursor=self._cursor,
             outcomes=pending.outcomes,
-            policy_name=self.policy.name,
+            policy_name=self.host.policy.name,
             policy_state=state,
             aggregates=pending.aggregates,
         )
         self._committed = self._cursor
         self.counters["commits"] += 1
+        self._works()
 
     def _tidy(self, now: float) -> None:
         """Trim the stream behind the cursor, and forget old outcomes."""
@@ -319,8 +272,3 @@ class Learner:
             self._prune_at = now
             assert self._store is not None
             self._store.prune(self._settings.outcome_retention_count)
-
-    def _count_policy_error(self, verb: str) -> None:
-        self.counters["policy_errors"] += 1
-        if self.counters["policy_errors"] == 1:
-            log.exception("owl controller: policy %s failed at %s", self.policy.name, verb)

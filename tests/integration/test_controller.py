@@ -357,7 +357,7 @@ def test_outcomes_teach_and_are_stored_once(bench: Bench) -> None:
     assert bench.total == 20
     learner = bench.leader.learner
     assert learner.counters["duplicates"] == 2
-    assert learner.predict("train", "V100") == pytest.approx(2.0, rel=0.2)
+    assert learner.host.predict("train", "V100") == pytest.approx(2.0, rel=0.2)
     bench.tick()
     assert bench.knowledge().version == bench.view().knowledge_version
     producer = make_policy(bench.settings)
@@ -426,6 +426,26 @@ def test_a_store_that_is_down_costs_nothing_but_time(bench: Bench) -> None:
     assert bench.knowledge().version > published.version
 
 
+def test_a_store_that_cannot_be_written_is_one_trouble_and_not_many(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(**_: object) -> None:
+        raise StoreError("The database is read-only.")
+
+    bench.learn()
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.store, "commit", refuse)
+        for number in range(10):
+            bench.send(outcome(number))
+            bench.learn(after=5.0)
+    assert [record.message for record in caplog.records] == [
+        "owl controller: store: The database is read-only."
+    ]
+    bench.learn(after=20.0)
+    assert bench.total == 10
+    assert bench.leader.health().troubles == {}
+
+
 def test_a_store_that_is_down_at_the_start_leaves_the_knowledge_of_the_last_controller(
     bench: Bench,
 ) -> None:
@@ -483,7 +503,9 @@ def test_the_stream_is_trimmed_behind_the_cursor(bench: Bench) -> None:
 def test_arrivals_reach_the_policy(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
     learner = bench.leader.learner
-    monkeypatch.setattr(learner.policy, "arrived", lambda task, now: seen.append(task.task_type))
+    monkeypatch.setattr(
+        learner.host.policy, "arrived", lambda task, now: seen.append(task.task_type)
+    )
     bench.state.client.hset(bench.state.keys.arrivals, "train", 5)
     bench.learn()
     bench.state.client.hincrby(bench.state.keys.arrivals, "train", 2)
@@ -500,7 +522,7 @@ def test_a_policy_that_fails_is_counted_and_the_rest_goes_on(
 
     learner = bench.leader.learner
     for verb in ("arrived", "tick", "snapshot", "learn_one"):
-        monkeypatch.setattr(learner.policy, verb, fail)
+        monkeypatch.setattr(learner.host.policy, verb, fail)
     bench.state.client.hset(bench.state.keys.arrivals, "train", 5)
     bench.learn()
     bench.state.client.hset(bench.state.keys.arrivals, "train", 6)
@@ -545,7 +567,7 @@ def test_an_unforeseen_error_loses_no_outcome(
     bench.send(outcome(1))
     learner = bench.leader.learner
     with monkeypatch.context() as patched:
-        patched.setattr(learner.policy, "state", lambda: 1 / 0)
+        patched.setattr(learner.host.policy, "state", lambda: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             bench.learn()
     assert bench.total == 0

@@ -1,0 +1,122 @@
+"""Keep a policy: its mistakes are counted, and what it knows is encoded for the producers."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from owl_celery.controller.ledger import Load
+from owl_celery.controller.view import EncodedKnowledge, versions
+from owl_celery.policies.base import Policy
+from owl_celery.types import TaskView
+from owl_celery.wire import Knowledge
+
+log = logging.getLogger(__name__)
+
+TICK_SECONDS: Final = 2.0
+ENCODE_SECONDS: Final = 0.1
+ENCODE_SHARE: Final = 0.1
+
+
+class PolicyHost:
+    """Calls the verbs of the learning policy other than ``learn_one``.
+
+    Whatever the policy raises is counted, and the first of it is logged.
+
+    Parameters
+    ----------
+    policy
+        Learns; used under ``lock`` only.
+    fence
+        Fencing number, from which the versions of the knowledge grow.
+    counters
+        Where ``policy_errors`` are counted.
+    clock
+        The policy's clock, seconds.
+
+    Attributes
+    ----------
+    lock
+        Held while the policy is used: the learner's thread learns, the controller's predicts.
+    knowledge
+        The latest encoded knowledge; None before the first.
+
+    """
+
+    def __init__(
+        self, policy: Policy, fence: int, counters: Counter[str], clock: Callable[[], float]
+    ) -> None:
+        self.policy = policy
+        self.lock = threading.Lock()
+        self.knowledge: EncodedKnowledge | None = None
+        self._versions = versions(fence)
+        self._counters = counters
+        self._clock = clock
+        self._is_changed = False
+        self._unversioned = ""
+        self._tick_at = clock() + TICK_SECONDS
+        self._encode_at = float("-inf")
+
+    def changed(self) -> None:
+        """Note that the policy has learned: its knowledge is to be encoded anew."""
+        self._is_changed = True
+
+    def predict(self, task_type: str, gpu_model: str) -> float | None:
+        """Service time that the policy expects; None when unknown, or when it is busy."""
+        if not self.lock.acquire(blocking=False):
+            return None
+        try:
+            return self.policy.predict_seconds(TaskView(task_type), gpu_model)
+        except Exception:
+            self._count_error("predict")
+            return None
+        finally:
+            self.lock.release()
+
+    def arrived(self, arrivals: Sequence[tuple[str, float]]) -> None:
+        """Tell the policy of arrivals: task type and time of each."""
+        with self.lock:
+            for task_type, at in arrivals:
+                try:
+                    self.policy.arrived(TaskView(task_type), at)
+                except Exception:
+                    self._count_error("arrived")
+        self._is_changed = self._is_changed or bool(arrivals)
+
+    def tick(self, load: Load, now: float) -> None:
+        """Let the policy plan every few seconds, and encode what it knows when that has changed."""
+        if now >= self._tick_at and load.names:
+            self._tick_at = now + TICK_SECONDS
+            try:
+                with self.lock:
+                    self.policy.tick(load.fleet(), now)
+            except Exception:
+                self._count_error("tick")
+            self._is_changed = True
+        if self._is_changed and now >= self._encode_at:
+            self._is_changed = False
+            began = self._clock()
+            self._encode()
+            ended = self._clock()
+            # Large knowledge is encoded less often.
+            self._encode_at = ended + max(ENCODE_SECONDS, (ended - began) / ENCODE_SHARE)
+
+    def _encode(self) -> None:
+        try:
+            with self.lock:
+                snapshot = dict(self.policy.snapshot())
+            unversioned = Knowledge(0, self.policy.name, snapshot).encode()
+            if unversioned != self._unversioned:
+                version = next(self._versions)
+                text = Knowledge(version, self.policy.name, snapshot).encode()
+                self._unversioned, self.knowledge = unversioned, EncodedKnowledge(version, text)
+        except Exception:
+            self._count_error("snapshot")
+
+    def _count_error(self, verb: str) -> None:
+        self._counters["policy_errors"] += 1
+        if self._counters["policy_errors"] == 1:
+            log.exception("owl controller: policy %s failed at %s", self.policy.name, verb)
