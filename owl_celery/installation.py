@@ -47,6 +47,8 @@ class Parts:
         The load view of this process.
     outbox, feedback
         What reports outcomes in a worker.
+    steps
+        What was added to the worker's bootsteps.
 
     """
 
@@ -56,6 +58,7 @@ class Parts:
     sync: ProducerSync
     outbox: Outbox
     feedback: Feedback
+    steps: tuple[type, ...]
 
 
 class Installation:
@@ -120,17 +123,15 @@ class Installation:
             make_queue=self._make_queue,
             current_gpu_model=lambda: gpu.model,
         )
-        return Parts(settings, state, router, sync, outbox, Feedback(self.app, outbox, gpu))
+        steps: tuple[type, ...] = (make_heartbeat_step(state, settings),)
+        if settings.embed_controller:
+            steps += (make_controller_step(state, settings),)
+        return Parts(settings, state, router, sync, outbox, Feedback(self.app, outbox, gpu), steps)
 
     def _connect(self, parts: Parts) -> None:
-        signals.before_task_publish.connect(
-            stamp_and_check, weak=False, dispatch_uid=STAMP_UID
-        )
+        signals.before_task_publish.connect(stamp_and_check, weak=False, dispatch_uid=STAMP_UID)
         parts.feedback.connect()
-        steps = self.app.steps["worker"]
-        steps.add(make_heartbeat_step(parts.state, parts.settings))
-        if parts.settings.embed_controller:
-            steps.add(make_controller_step(parts.state, parts.settings))
+        self.app.steps["worker"].update(parts.steps)
         atexit.register(parts.sync.close)
         atexit.register(parts.outbox.close)
 
@@ -209,9 +210,12 @@ def uninstall(app: Celery) -> None:
     if installation is None:
         return
     app.on_after_configure.disconnect(installation.configure)
+    if not _installations:
+        signals.before_task_publish.disconnect(dispatch_uid=STAMP_UID)
     parts = installation.parts
     if parts is None:
         return
+    app.steps["worker"].difference_update(parts.steps)
     parts.feedback.disconnect()
     parts.sync.close()
     parts.outbox.close()

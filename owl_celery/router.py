@@ -176,7 +176,7 @@ class LearningRouterMixin:
             self._fall_back(reason)
         self.decisions[decision.algorithm] += 1
         _routed.set(Routed(self, name, view, decision.algorithm, decision, snapshot.policy_version))
-        return {"queue": self._queue(decision.queue)}
+        return {"queue": self.queue(decision.queue)}
 
     def _decide(
         self, task: TaskView, snapshot: Snapshot | None
@@ -227,7 +227,8 @@ class LearningRouterMixin:
             tried |= {self._current_gpu_model()}
         return tried - {""}
 
-    def _queue(self, name: str) -> Queue:
+    def queue(self, name: str) -> Queue:
+        """The object that Celery publishes to; made once for each of our queues."""
         queue = self._queues.get(name)
         if queue is None:
             queue = self._queues[name] = self._make_queue(name)

@@ -173,9 +173,10 @@ def plain_app(broker_url: str) -> Celery:
 def routed_app(stack: Stack) -> Celery:
     """Import the example application, which has the one line, as its users do."""
     os.environ.update(stack.environment)
-    from workers import tasks
+    from workers.app import app
 
-    return tasks.app
+    app.loader.import_default_modules()
+    return app
 
 
 def wait_for_view(app: Celery) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from workers.tasks import app
+from workers.app import app
 
 VISIBILITY_SECONDS = 4
 app.conf.broker_transport_options = {
