@@ -1,0 +1,46 @@
+"""What the documents say of settings and commands is what the code has."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from owl_celery.cli import COMMANDS
+from owl_celery.policies import BUILT_IN
+from owl_celery.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = (ROOT / "docs" / "settings.md").read_text()
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_setting_is_described_with_its_default(name: str) -> None:
+    names = (f"`{name.upper()}`", f"`OWL_{name.upper()}`")
+    lines = [line for line in SETTINGS.splitlines() if any(name in line for name in names)]
+    assert lines, f"docs/settings.md says nothing of {name}"
+    line = lines[0]
+    default = Settings.model_fields[name].default
+    if line.startswith("|") and default not in (None, ""):
+        said = str(default).lower() if isinstance(default, bool) else str(default)
+        assert f"| `{said}` |" in line
+
+
+def test_every_policy_is_described() -> None:
+    for name in BUILT_IN:
+        assert f"`{name}`" in SETTINGS
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        for part in page.read_text().split("](")[1:]:
+            target = part.split(")")[0].split("#")[0]
+            if target and "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_readme_names_only_commands_that_exist() -> None:
+    named = set(re.findall(r"\bowl (\w+)", README))
+    assert {"worker", "serve"} <= named <= set(COMMANDS)
