@@ -12,7 +12,6 @@ from owl_celery.fleet import Fleet
 from owl_celery.types import Outcome
 from owl_celery.wire import Heartbeat, Started
 
-UNKNOWN_SECONDS: Final = 1.0
 SHORTEST_SECONDS: Final = 1e-3
 WEDGED_SECONDS: Final = 15.0
 IDLE_SECONDS: Final = 5.0
@@ -184,7 +183,7 @@ class LoadLedger:
             seconds = self._predict(event.task_type, event.gpu_model)
         task = Running(event.task_id, key, event.worker_id, seconds, at)
         if self._running.start(task):
-            self._leave(event.queue, seconds, at)
+            self._leave(event.queue, event.service_seconds, at)
 
     def end(self, outcome: Outcome, at: float) -> None:
         """Note that a try ended at ``at``, or was never begun."""
@@ -221,13 +220,13 @@ class LoadLedger:
                 queue.waiting = Waiting(*total)
             elif queue.waiting.assigned(*total):
                 queue.touched_at = now
-            otherwise = self._mean_served(queue.gpu_model)
+            served = self._served.get(queue.gpu_model, 0.0)
             if name in depths:
-                queue.waiting.correct(max(depths[name], 0), elapsed, otherwise)
+                queue.waiting.correct(max(depths[name], 0), elapsed, served)
             elif self._is_idle(queue, now):
                 queue.waiting.clear()
             else:
-                queue.waiting.guess(otherwise)
+                queue.waiting.guess(served)
 
     def load(self, now: float) -> Load:
         """The load of every queue as it stands."""
@@ -258,9 +257,8 @@ class LoadLedger:
         self, row: int, queue: _Queue, held: list[Running]
     ) -> list[tuple[int, float, float]]:
         """Row, predicted seconds and start of what runs, longest running first."""
-        mean = self._mean_served(queue.gpu_model)
-        if queue.waiting is not None:
-            mean = queue.waiting.mean_seconds(mean)
+        waiting = queue.waiting or Waiting(0, 0.0)
+        mean = waiting.mean_seconds(self._served.get(queue.gpu_model, 0.0))
         held.sort(key=lambda task: task.since)
         return [
             (row, max(mean if task.seconds is None else task.seconds, SHORTEST_SECONDS), task.since)
@@ -294,7 +292,3 @@ class LoadLedger:
         if queue is not None and queue.waiting is not None:
             queue.waiting.left(seconds)
             queue.touched_at = at
-
-    def _mean_served(self, gpu_model: str) -> float:
-        mean = self._served.get(gpu_model, 0.0)
-        return mean if mean > 0.0 else UNKNOWN_SECONDS

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
+UNKNOWN_SECONDS: Final = 1.0
 RELAX_SECONDS: Final = 2.0
 RELAX_EMPTY_SECONDS: Final = 0.2
+FORGET_SECONDS: Final = 60.0
 MEAN_OVER_TASKS: Final = 50
 MAX_DEVIATION: Final = 20.0
 
@@ -19,6 +21,8 @@ class Waiting:
     always ``depth`` times the mean of the sums, while the sums themselves follow the depth within
     seconds. Nothing can leak: an empty queue holds exactly 0 seconds.
 
+    Tasks sent without a prediction are counted apart, and weigh what tasks take there at present.
+
     Parameters
     ----------
     count, seconds
@@ -30,7 +34,7 @@ class Waiting:
     >>> waiting.assigned(2, 11.0)
     True
     >>> waiting.left(1.0)
-    >>> waiting.correct(depth=1, elapsed_seconds=0.03, otherwise=1.0)
+    >>> waiting.correct(depth=1, elapsed_seconds=0.03, served_seconds=0.0)
     >>> waiting.count, waiting.seconds
     (1, 10.0)
 
@@ -44,10 +48,11 @@ class Waiting:
         self._mean = seconds / count if count > 0 else 0.0
         self._sum_count = 0.0
         self._sum_seconds = 0.0
+        self._unpredicted = 0.0
 
-    def mean_seconds(self, otherwise: float) -> float:
-        """Mean predicted seconds of the tasks sent here lately."""
-        return self._mean if self._mean > 0.0 else otherwise
+    def mean_seconds(self, served_seconds: float) -> float:
+        """Mean predicted seconds of the tasks sent here lately; ``served_seconds`` without any."""
+        return self._mean or served_seconds or UNKNOWN_SECONDS
 
     def assigned(self, count: int, seconds: float) -> bool:
         """Note the cumulative assignments as they stand; say whether there are new ones."""
@@ -56,20 +61,24 @@ class Waiting:
         # A counter that went back has been reset: Redis has lost its data.
         if new_count <= 0 or new_seconds < 0.0:
             return False
-        step = min(new_count / MEAN_OVER_TASKS, 1.0) if self._mean > 0.0 else 1.0
-        self._mean += step * (new_seconds / new_count - self._mean)
         self._sum_count += new_count
         self._sum_seconds += new_seconds
+        if new_seconds == 0.0:
+            self._unpredicted += new_count
+            return True
+        step = min(new_count / MEAN_OVER_TASKS, 1.0) if self._mean > 0.0 else 1.0
+        self._mean += step * (new_seconds / new_count - self._mean)
         return True
 
     def left(self, seconds: float | None) -> None:
-        """Note that a task has left, to run or unrun; ``seconds`` as predicted, None if unknown."""
-        if seconds is None:
-            seconds = self._sum_seconds / self._sum_count if self._sum_count >= 1.0 else 0.0
+        """Note that a task has left, to run or unrun; ``seconds`` as it was sent with, if any."""
         self._sum_count -= 1.0
-        self._sum_seconds -= seconds
+        if seconds is None:
+            self._unpredicted -= 1.0
+        else:
+            self._sum_seconds -= seconds
 
-    def correct(self, depth: int, elapsed_seconds: float, otherwise: float) -> None:
+    def correct(self, depth: int, elapsed_seconds: float, served_seconds: float) -> None:
         """Go by the true depth, ``elapsed_seconds`` after the last time.
 
         Parameters
@@ -78,26 +87,33 @@ class Waiting:
             Tasks that wait, >= 0.
         elapsed_seconds
             Since the last correction, >= 0.
-        otherwise
-            Predicted seconds of a task where nothing is known of what was sent here.
+        served_seconds
+            Mean service time of tasks there; 0 when unknown.
 
         """
-        mean = self.mean_seconds(otherwise)
-        each = self._sum_seconds / self._sum_count if self._sum_count >= 0.5 else mean
-        if not mean / MAX_DEVIATION <= each <= mean * MAX_DEVIATION:
-            each = mean
+        mean = self.mean_seconds(served_seconds)
+        guessed = self._unpredicted * (served_seconds or mean)
+        each = mean
+        if self._sum_count >= 0.5:
+            each = (self._sum_seconds + guessed) / self._sum_count
+            if not mean / MAX_DEVIATION <= each <= mean * MAX_DEVIATION:
+                each = mean
         self.count, self.seconds = depth, depth * each
         relax_seconds = RELAX_SECONDS if depth else RELAX_EMPTY_SECONDS
         share = min(elapsed_seconds / relax_seconds, 1.0)
         self._sum_count += share * (depth - self._sum_count)
-        self._sum_seconds += share * (depth * each - self._sum_seconds)
+        self._sum_seconds += share * (depth * each - guessed - self._sum_seconds)
+        # Tasks that vanish take unknown seconds along: without end these errors would add up.
+        share = min(elapsed_seconds / FORGET_SECONDS, 1.0)
+        self._sum_seconds += share * (depth * mean - guessed - self._sum_seconds)
+        if not depth:
+            self._unpredicted -= share * self._unpredicted
 
-    def guess(self, otherwise: float) -> None:
+    def guess(self, served_seconds: float) -> None:
         """Go by the sums alone, where the broker cannot tell the depth."""
-        depth = max(round(self._sum_count), 0)
-        self.correct(depth, 0.0, otherwise)
+        self.correct(max(round(self._sum_count), 0), 0.0, served_seconds)
 
     def clear(self) -> None:
         """Forget what waits: the queue is known to be empty."""
         self.count, self.seconds = 0, 0.0
-        self._sum_count = self._sum_seconds = 0.0
+        self._sum_count = self._sum_seconds = self._unpredicted = 0.0

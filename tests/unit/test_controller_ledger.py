@@ -168,6 +168,21 @@ def test_without_predictions_the_mean_service_time_stands_in(world: World) -> No
     assert world.look({QUEUE: 2}).waiting_seconds == pytest.approx([14.0])
 
 
+def test_tasks_sent_before_anything_was_known_weigh_what_they_turn_out_to_take(
+    world: World,
+) -> None:
+    events = [started(f"t{index}", None) for index in range(10)]
+    world.assign(10, 0.0)
+    world.look({QUEUE: 10})
+    for index, event in enumerate(events[:5]):
+        world.ledger.start(event, world.now)
+        world.ledger.end(ended(event, seconds=0.3), world.now)
+        world.assign(1, 0.4)
+        assert world.look({QUEUE: 10}).waiting_seconds == pytest.approx(
+            [(9 - index) * 0.3 + (1 + index) * 0.4], rel=0.02
+        )
+
+
 def test_unknown_depth_counts_assigned_minus_started(world: World) -> None:
     world.assign(3, 6.0)
     assert world.look({}).waiting_count == [3]
@@ -378,8 +393,9 @@ def test_any_order_of_events_is_never_negative_and_zero_when_idle(
     assert load.waiting_seconds == [0.0, 0.0, 0.0]
 
 
-def test_the_backlog_is_within_five_percent_of_the_truth_while_busy() -> None:
-    # A FIFO queue of tasks with widely different sizes; one in a hundred vanishes without a word.
+@pytest.mark.parametrize(("vanishing", "largest_error"), [(0.0, 0.05), (0.01, 0.05), (0.05, 0.1)])
+def test_the_backlog_is_near_the_truth_while_busy(vanishing: float, largest_error: float) -> None:
+    # A FIFO queue of tasks with widely different sizes; some vanish without a word.
     rng = random.Random(5)
     world = World()
     world.hear(beat(world.now))
@@ -402,7 +418,7 @@ def test_the_backlog_is_within_five_percent_of_the_truth_while_busy() -> None:
             running = None
         while queue and running is None:
             task, seconds = queue.pop(0)
-            if rng.random() < 0.01:
+            if rng.random() < vanishing:
                 continue
             event = started(task, seconds)
             world.ledger.start(event, world.now)
@@ -414,4 +430,4 @@ def test_the_backlog_is_within_five_percent_of_the_truth_while_busy() -> None:
         if truth > 2.0:
             errors.append(abs(load.waiting_seconds[0] - truth) / truth)
     assert len(errors) > 1_000
-    assert sum(errors) / len(errors) < 0.05
+    assert sum(errors) / len(errors) < largest_error
