@@ -16,6 +16,7 @@ ENTRY_POINT_GROUP: Final = "owl_celery.policies"
 
 BUILT_IN: Final = {
     "expected_completion": "owl_celery.policies.expected_completion:ExpectedCompletion",
+    "q_learning": "owl_celery.policies.priced_q:PricedQ",
     "random": "owl_celery.policies.random:Random",
     "round_robin": "owl_celery.policies.round_robin:RoundRobin",
     "shortest_queue": "owl_celery.policies.shortest_queue:ShortestQueue",

@@ -19,6 +19,7 @@ SNAPSHOT_TYPES: Final = 2_000
 MIN_SECONDS: Final = 1e-6
 MAX_SECONDS: Final = 10.0 * 365 * 86_400
 MAX_SIZE: Final = 1e9
+MAX_LOAD_SECONDS: Final = 1e12
 
 
 class Beliefs:
@@ -177,11 +178,37 @@ class Layout:
         clipped: Floats = np.minimum(np.maximum(seconds, MIN_SECONDS), MAX_SECONDS)
         return clipped
 
-    def sample_count(self, task: TaskView) -> Floats:
-        """Samples behind the service time on each queue, shape (N,)."""
+    def seconds_on(self, row: int, tasks: Sequence[TaskView]) -> Floats:
+        """Service time of each of M tasks on one queue, shape (M,)."""
         beliefs = self._beliefs
-        counts: Floats = beliefs.count[beliefs.types.get(task.task_type, 0)].take(self.columns)
-        return counts
+        rows = [beliefs.types.get(task.task_type, 0) for task in tasks]
+        sizes = np.array([usable_size(task.size) for task in tasks])
+        seconds = sizes * beliefs.service[rows, self.columns[row]] * self.speeds[row]
+        clipped: Floats = np.minimum(np.maximum(seconds, MIN_SECONDS), MAX_SECONDS)
+        return clipped
+
+    def suits(self, row: int, task: TaskView, fleet: Fleet) -> bool:
+        """Whether a task fits on one queue and does not fail there nearly always."""
+        beliefs = self._beliefs
+        kind, column = beliefs.types.get(task.task_type, 0), int(self.columns[row])
+        if fleet.free_memory_bytes[row] < beliefs.needed[kind, column]:
+            return False
+        works = (1.0 - beliefs.failure[kind, column]) * (1.0 - self.failing[row])
+        return bool(works > 1.0 - CLOSED_PROBABILITY)
+
+    def uncertainty(self, task: TaskView) -> Floats:
+        """Uncertainty of the service time on each queue, 1 without samples, shape (N,)."""
+        beliefs = self._beliefs
+        count = beliefs.count[beliefs.types.get(task.task_type, 0)]
+        shrunk: Floats = (1.0 / np.sqrt(count + 1.0)).take(self.columns)
+        return shrunk
+
+    def can_fail(self, task: TaskView) -> bool:
+        """Whether the task, or anything on one of the queues, has failed of late."""
+        beliefs = self._beliefs
+        return bool(beliefs.failing) or bool(
+            beliefs.failure[beliefs.types.get(task.task_type, 0)].any()
+        )
 
     def success_ratio(self, task: TaskView) -> Floats:
         """Probability that the task succeeds on each queue, at least 0.01, shape (N,)."""
@@ -202,11 +229,22 @@ class Layout:
             # NaN, unknown, compares false and leaves the queue open.
             fits = is_open & ~(fleet.free_memory_bytes < needed.take(self.columns))
             is_open = fits if fits.any() else is_open
-        failure = beliefs.failure[row]
-        if failure.any() or beliefs.failing:
+        if self.can_fail(task):
             works = is_open & (self.success_ratio(task) > 1.0 - CLOSED_PROBABILITY)
             is_open = works if works.any() else is_open
         return is_open
+
+
+def load_seconds(fleet: Fleet, now: float) -> tuple[Floats, Floats]:
+    """Rest of what runs, and wait of a task that joins, of each queue, as ``Fleet`` defines them.
+
+    Both are cut at 1e12 s, so that no load makes a score infinite.
+    """
+    residual = np.minimum(fleet.residual_seconds(now), MAX_LOAD_SECONDS)
+    if fleet.running_seconds.shape[1] == 1:
+        # An idle queue that serves one at a time has neither backlog nor wait.
+        return residual, np.minimum(residual + fleet.waiting_seconds, MAX_LOAD_SECONDS)
+    return residual, np.minimum(fleet.wait_seconds(now), MAX_LOAD_SECONDS)
 
 
 def usable_size(size: float) -> float:

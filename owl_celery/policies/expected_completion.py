@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 import numpy as np
 
-from owl_celery.fleet import Bools, Fleet, Floats
+from owl_celery.fleet import Bools, Fleet, Floats, WaitingTasks
 from owl_celery.policies.base import Policy
-from owl_celery.policies.beliefs import Beliefs, Layout
+from owl_celery.policies.beliefs import Beliefs, Layout, load_seconds
 from owl_celery.policies.eligible import open_mask, pick_least
 from owl_celery.policies.learner import Learner
 from owl_celery.policies.randomness import restore_random, state_of
@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 NOISE_PER_RATE: Final = 1.5
 """Standard deviation of the log of an unsampled service time, for each 1 of exploration rate."""
 
-MAX_WAIT_SECONDS: Final = 1e12
+MOVE_RESERVE: Final = 1.1
+"""A waiting task moves to an idle queue only if it gains by so much more than the service there."""
+
+MOVE_RELIEF: Final = 0.1
+"""Share of its service time that each task behind it is reckoned to gain."""
 
 
 class ExpectedCompletion(Policy):
@@ -103,15 +107,19 @@ class ExpectedCompletion(Policy):
         layout = self._laid_out(fleet)
         is_open = layout.sensible_mask(task, fleet, is_open)
         service = layout.service_seconds(task)
-        wait = np.minimum(fleet.wait_seconds(now), MAX_WAIT_SECONDS)
-        cost = self._cost(service, layout, fleet, now)
-        chance = layout.success_ratio(task)
-        greedy = self._masked((wait + cost) / chance, is_open)
+        residual, wait = load_seconds(fleet, now)
+        cost = self._cost(service, layout, fleet, residual)
+        if layout.can_fail(task):
+            chance = layout.success_ratio(task)
+            wait_score, cost = wait / chance, cost / chance
+        else:
+            wait_score = wait
+        greedy = self._masked(wait_score + cost, is_open)
         explored, propensity = False, None
         if self.sigma > 0.0:
-            width = self.sigma / np.sqrt(layout.sample_count(task) + 1.0)
+            width = self.sigma * layout.uncertainty(task)
             noise = np.exp(width * self._random.standard_normal(len(fleet)))
-            row, _ = pick_least(self._masked((wait + cost * noise) / chance, is_open), self._random)
+            row, _ = pick_least(self._masked(wait_score + cost * noise, is_open), self._random)
             explored = bool(greedy[row] > greedy.min())
         else:
             row, ties = pick_least(greedy, self._random)
@@ -126,9 +134,50 @@ class ExpectedCompletion(Policy):
             propensity=propensity,
         )
 
-    def _cost(self, service: Floats, layout: Layout, fleet: Fleet, now: float) -> Floats:
-        """What a task costs beside its wait; its own service time, and nothing for others here."""
-        return service
+    def steal(self, row: int, waiting: WaitingTasks, fleet: Fleet, now: float) -> int | None:
+        """Index of the waiting task that gains most by moving to the idle queue ``row``.
+
+        Among queues that are all alike it is the one that waits longest of those that gain.
+        """
+        if not len(waiting) or not fleet.is_open[row]:
+            return None
+        layout = self._laid_out(fleet)
+        here = layout.seconds_on(row, waiting.tasks)
+        there = waiting.service_seconds
+        residual, _ = load_seconds(fleet, now)
+        base, slope = self._pressure(layout, fleet, residual)
+        price_here = base[row] + slope[row] * here
+        price_there = base[waiting.rows] + slope[waiting.rows] * there
+        gain = (
+            waiting.ahead_seconds / fleet.concurrency[waiting.rows]
+            + there
+            - MOVE_RESERVE * here
+            + MOVE_RELIEF * there * waiting.behind_count
+            + price_there * there
+            - price_here * here
+        )
+        gain[waiting.rows == row] = -np.inf
+        model = fleet.gpu_model(row)
+        for index, task in enumerate(waiting.tasks):
+            if model in task.tried or (gain[index] > 0.0 and not layout.suits(row, task, fleet)):
+                gain[index] = -np.inf
+        best = int(gain.argmax())
+        if not gain[best] > 0.0:
+            return None
+        if len(fleet.models) == 1 and not self._beliefs.speeds:
+            gaining = np.flatnonzero(gain > 0.0)
+            best = int(gaining[waiting.published_at[gaining].argmin()])
+        return best
+
+    def _cost(self, service: Floats, layout: Layout, fleet: Fleet, residual: Floats) -> Floats:
+        """What a task costs beside its wait: its service, priced by what it does to others."""
+        base, slope = self._pressure(layout, fleet, residual)
+        return service * (1.0 + base + slope * service)
+
+    def _pressure(self, layout: Layout, fleet: Fleet, residual: Floats) -> tuple[Floats, Floats]:
+        """Future cost of one more second on each queue, ``base + slope * seconds``; none here."""
+        zero = np.zeros(len(fleet))
+        return zero, zero
 
     @staticmethod
     def _masked(scores: Floats, is_open: Bools) -> Floats:

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from owl_celery.errors import StateError
-from owl_celery.fleet import Fleet
+from owl_celery.fleet import Fleet, Floats, Ints
 from owl_celery.policies.beliefs import Beliefs, usable_size
 from owl_celery.policies.cells import Cells
 from owl_celery.policies.estimates import ServiceTimes
@@ -52,7 +52,7 @@ class Learner:
         self.beliefs = Beliefs()
         self.refused_count = 0
         self.mean_seconds = 1.0
-        self.cells = Cells((*ServiceTimes.matrices, *FailureRates.matrices), max_types)
+        self.cells = Cells((*ServiceTimes.matrices, *FailureRates.matrices, "size"), max_types)
         self.service_times = ServiceTimes(self.cells)
         self.speeds = SpeedFactors()
         self.failures = FailureRates(self.cells)
@@ -85,6 +85,8 @@ class Learner:
         duration = max(outcome.service_seconds, MIN_SECONDS)
         self.mean_seconds += (duration - self.mean_seconds) / min(times.completed + 1, MEAN_MEMORY)
         seconds = duration / usable_size(outcome.size)
+        sizes, seen = self.cells["size"], self.cells["count"][row, column]
+        sizes[row, column] += (usable_size(outcome.size) - sizes[row, column]) / (seen + 1.0)
         is_known = bool(self.cells["count"][row, column] >= KNOWN_COUNT)
         if is_known:
             ratio = seconds / float(self.cells["mean"][row, column])
@@ -106,9 +108,18 @@ class Learner:
         self.failures.fade(self.mean_seconds, now)
         self._publish()
 
+    def mean_sizes(self, rows: Ints) -> Floats:
+        """Mean size of the tasks of some types, 1 where none has been seen, shape (len(rows),)."""
+        counts, sizes = self.cells["count"][rows], self.cells["size"][rows]
+        total = counts.sum(axis=1)
+        means: Floats = np.where(
+            total > 0.0, (counts * sizes).sum(axis=1) / np.maximum(total, 1.0), 1.0
+        )
+        return means
+
     def _is_behind(self) -> bool:
         """Whether a GPU model has been given a column that has no predictions yet."""
-        return len(self.cells.models) + 1 != self.beliefs.service.shape[1]
+        return self.cells.shape[1] != int(self.beliefs.service.shape[1])
 
     def _publish(self) -> None:
         beliefs, cells = self.beliefs, self.cells

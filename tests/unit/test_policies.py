@@ -17,6 +17,7 @@ from owl_celery.fleet import Fleet
 from owl_celery.policies import make_policy, policy_class, policy_names
 from owl_celery.policies.base import Policy
 from owl_celery.policies.expected_completion import ExpectedCompletion
+from owl_celery.policies.priced_q import PricedQ
 from owl_celery.policies.random import Random
 from owl_celery.policies.round_robin import RoundRobin
 from owl_celery.policies.shortest_queue import ShortestQueue
@@ -28,6 +29,10 @@ POLICIES: dict[str, Callable[[int], Policy]] = {
     "round_robin": lambda seed: RoundRobin(seed=seed),
     "shortest_queue": lambda seed: ShortestQueue(seed=seed),
     "expected_completion": lambda seed: ExpectedCompletion(seed=seed),
+    "q_learning": lambda seed: PricedQ(seed=seed),
+    "q_learning without prices": lambda seed: PricedQ(
+        seed=seed, enable_reinforcement_learning=False
+    ),
     "expected_completion without noise": lambda seed: ExpectedCompletion(
         seed=seed, enable_reinforcement_learning=False
     ),
