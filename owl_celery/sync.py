@@ -150,7 +150,8 @@ class ProducerSync:
         queue
             Name of one of our queues.
         seconds
-            Predicted service time; None counts as the mean of what waits there.
+            Predicted service time; None without a prediction. The controller puts its own in, and
+            until then the task counts here as the mean of what waits there.
 
         """
         with self._lock:
@@ -158,11 +159,10 @@ class ProducerSync:
             row = snapshot.rows.get(queue) if snapshot else None
             if snapshot is not None and row is not None:
                 fleet = snapshot.fleet
-                if seconds is None:
-                    waiting = int(fleet.waiting_count[row])
-                    seconds = float(fleet.waiting_seconds[row]) / waiting if waiting else 0.0
+                waiting = int(fleet.waiting_count[row])
+                mean = float(fleet.waiting_seconds[row]) / waiting if waiting else 0.0
                 fleet.waiting_count[row] += 1
-                fleet.waiting_seconds[row] += seconds
+                fleet.waiting_seconds[row] += mean if seconds is None else seconds
             self._untold.count[queue] += 1
             self._untold.seconds[queue] += seconds or 0.0
 

@@ -19,15 +19,19 @@ from celery import Celery
 from owl_celery.installation import install, parts_of, uninstall
 from owl_celery.redis_state import RedisState
 from owl_celery.settings import Settings
+from owl_celery.simulate.table import gavel_table
 from owl_celery.store import open_store
+from owl_celery.testing import wait_until
 from owl_celery.wire import Keys, Knowledge, decode_record
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 NAMESPACE = "survival"
 TASK = "workers.tasks.replay"
-JOBS = [("ResNet-18 (batch size 16)", 0.4), ("LM (batch size 5)", 0.6)]
+JOBS = ["ResNet-18 (batch size 16)", "Recommendation (batch size 512)"]
+TASK_SECONDS = 0.3
 COUNT = 60
+WAIT_SECONDS = 90.0
 
 
 class Stack:
@@ -66,8 +70,9 @@ class Stack:
 
     def publish(self, number: int) -> Any:
         """Send one task by the router."""
-        task_type, seconds = JOBS[number % len(JOBS)]
-        return self.app.send_task(TASK, (task_type, seconds, 1.0))
+        job = JOBS[number % len(JOBS)]
+        best_seconds = min(gavel_table().seconds_on(job, model) or 0.0 for model in ("k80", "v100"))
+        return self.app.send_task(TASK, (job, 1.0, TASK_SECONDS / best_seconds))
 
     def learned(self) -> tuple[int, int]:
         """Tasks that the database has aggregates of, and raw outcomes of successes."""
@@ -85,6 +90,13 @@ class Stack:
         knowledge = decode_record(Knowledge, text) if isinstance(text, str) else None
         return int(knowledge.snapshot.get("completed", 0)) if knowledge else 0
 
+    def wait(self, holds: Callable[[], bool], what: str) -> None:
+        """Wait for a condition; when it does not come, show what the workers said."""
+        try:
+            wait_until(holds, what, seconds=WAIT_SECONDS)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; the workers:\n{self.log.read_text()}") from None
+
     def sees_queues(self) -> bool:
         """Whether the producer sees both queues open, by a fresh view."""
         snapshot = parts_of(self.app).sync.snapshot()
@@ -96,22 +108,17 @@ class Stack:
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-def stack(redis_url: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Stack]:
+def stack(
+    redis_url: str, postgres_url: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Stack]:
     if request.param == "sqlite":
         database = {"continuous_learning_storage_path": str(tmp_path / "learned")}
     else:
-        database = {"database_url": request.getfixturevalue("postgres_url")}
+        database = {"database_url": postgres_url}
     stack = Stack(redis_url, database, tmp_path)
     yield stack
     uninstall(stack.app)
     stack.app.close()
-
-
-def wait_until(holds: Callable[[], bool], what: str, log: Path, seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, f"{what} did not happen; workers:\n{log.read_text()}"
-        time.sleep(0.05)
 
 
 def kill_all(process: subprocess.Popen[bytes]) -> None:
@@ -128,17 +135,17 @@ def kill_all(process: subprocess.Popen[bytes]) -> None:
 
 def test_no_task_is_lost_and_what_was_learned_goes_on(stack: Stack) -> None:
     with stack.workers() as process:
-        wait_until(stack.sees_queues, "both queues", stack.log)
+        stack.wait(stack.sees_queues, "both queues")
         results = [stack.publish(number) for number in range(COUNT)]
-        wait_until(lambda: stack.learned()[0] >= COUNT // 4, "learning", stack.log)
+        stack.wait(lambda: stack.completed() >= COUNT // 4, "learning")
         kill_all(process)
     tries_before, outcomes_before = stack.learned()
     assert tries_before == outcomes_before < COUNT
     with stack.workers():
+        stack.wait(lambda: all(result.ready() for result in results), "every result")
+        assert all(result.successful() for result in results)
         # All but the few whose outcome died with its worker are learned from once.
-        values = [result.get(timeout=90.0) for result in results]
-        assert len(values) == COUNT
-        wait_until(lambda: stack.completed() >= COUNT - 2, "learning the rest", stack.log)
+        stack.wait(lambda: stack.completed() >= COUNT - 2, "learning the rest")
     tries, outcomes = stack.learned()
     assert tries == outcomes
     assert COUNT - 2 <= tries <= COUNT + 2
@@ -147,10 +154,10 @@ def test_no_task_is_lost_and_what_was_learned_goes_on(stack: Stack) -> None:
 
 def test_a_restart_continues_from_what_was_learned(stack: Stack) -> None:
     with stack.workers():
-        wait_until(stack.sees_queues, "both queues", stack.log)
-        for result in [stack.publish(number) for number in range(10)]:
-            result.get(timeout=60.0)
-        wait_until(lambda: stack.completed() == 10, "learning", stack.log)
+        stack.wait(stack.sees_queues, "both queues")
+        for number in range(10):
+            stack.publish(number)
+        stack.wait(lambda: stack.completed() == 10, "learning")
     stack.state.client.delete(stack.state.keys.knowledge, stack.state.keys.events)
     with stack.workers():
-        wait_until(lambda: stack.completed() == 10, "restoring", stack.log)
+        stack.wait(lambda: stack.completed() == 10, "restoring")
