@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import secrets
 import signal
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 TICK_SECONDS: Final = 1.0
 MAX_CONCURRENCY: Final = 1024
 ORPHAN_SECONDS: Final = 10.0
+SAME_REQUEST_SECONDS: Final = 2.0
 
 
 class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
@@ -50,11 +52,14 @@ class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ha
         self._active: tuple[str, ...] = ()
         self._is_ready = False
         self._is_closing = False
-        self._draining: Draining | None = None
+        self._is_draining = False
         self._is_drained = False
+        self._has_said_draining = False
         self._has_left_other_queues = False
         self._last_tick = time.monotonic()
         self._orphan_since: float | None = None
+        self._parent_pid = os.getppid()
+        self._terminate_requested_at = 0.0
         self._on_terminate: Callable[[int, FrameType | None], Any] | None = None
 
     def include(self, parent: Any) -> bool:
@@ -77,7 +82,12 @@ class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ha
         ttl = self.settings.heartbeat_ttl_seconds
         claims = Claims(self.state, self._gpu.uuid, self._gpu.queue, parent.hostname, owner, ttl)
         claims.take()
-        self._claims = claims
+        self._draining = Draining(
+            open_broker(parent.app),
+            self._gpu.queue,
+            parent.app.conf.task_default_queue,
+            self.settings.drain_timeout_seconds,
+        )
         self._reader = self.reader or self._own_reader()
         self._pulse = Pulse(
             self.state,
@@ -116,7 +126,7 @@ class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ha
         """Take back heartbeat and claims; leave nothing in a queue that nobody serves."""
         self._pulse.stop()
         if self._gpu.queue:
-            (self._draining or self._make_draining()).leave()
+            self._draining.leave()
 
     def terminate(self, parent: Any) -> None:
         """Do the same after a cold stop."""
@@ -130,7 +140,7 @@ class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ha
             gpu_uuid=self._gpu.uuid,
             concurrency=min(max(int(self._worker.concurrency or 1), 1), MAX_CONCURRENCY),
             active=self._active,
-            draining=self._is_closing or self._draining is not None or not self._is_ready,
+            draining=self._is_closing or self._is_draining or not self._is_ready,
             tick_age_seconds=round(time.monotonic() - self._last_tick, 3),
             is_simulated=self._gpu.is_simulated,
         )
@@ -148,7 +158,7 @@ class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ha
             self._is_ready = True
             self._simulate_load()
             self._pulse.changed()
-        if self._draining is not None and not self._has_left_other_queues:
+        if self._is_draining and not self._has_left_other_queues:
             self._has_left_other_queues = True
             self._leave_other_queues()
 
@@ -174,22 +184,16 @@ class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ha
                 signal.signal(signal.SIGTERM, self._terminate_requested)
 
     def _terminate_requested(self, signum: int, frame: FrameType | None) -> None:
+        """Handle SIGTERM; takes no lock, which the interrupted code might hold."""
         assert self._on_terminate is not None
-        if self._draining is None and self._is_ready and not self._is_closing:
-            self._draining = self._make_draining()
-            self._pulse.changed()
-        else:
-            # Drained, or asked for the second time.
+        now = time.monotonic()
+        if not self._is_draining and self._is_ready and not self._is_closing:
+            self._terminate_requested_at = now
+            self._is_draining = True
+        elif self._is_drained or now - self._terminate_requested_at > SAME_REQUEST_SECONDS:
+            # Drained, or asked again; a process manager that signals every process of a service
+            # has our supervisor ask a second time for the same stop.
             self._on_terminate(signum, frame)
-
-    def _make_draining(self) -> Draining:
-        app = self._worker.app
-        return Draining(
-            open_broker(app),
-            self._gpu.queue,
-            app.conf.task_default_queue,
-            self.settings.drain_timeout_seconds,
-        )
 
     def _leave_other_queues(self) -> None:
         consumer = self._worker.consumer
@@ -199,17 +203,22 @@ class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ha
 
     def _on_round(self) -> None:
         """Some times a second, in the heartbeat thread."""
-        self._watch_supervisor()
-        if self._draining is None or self._is_drained or self._is_closing:
+        if not self._gpu.queue:
             return
+        self._watch_supervisor()
+        if not self._is_draining or self._is_drained or self._is_closing:
+            return
+        if not self._has_said_draining:
+            self._has_said_draining = True
+            self._pulse.changed()
         if self._draining.is_done(is_idle=not self._active):
             self._is_drained = True
             self._signal_worker(signal.SIGTERM)
 
     def _watch_supervisor(self) -> None:
         """Stop at once, and give back what is held, when the supervisor was killed."""
-        supervisor = self.settings.supervisor_pid
-        if supervisor is None or os.getppid() == supervisor:
+        supervisor = multiprocessing.parent_process()
+        if supervisor is None or (supervisor.is_alive() and os.getppid() == self._parent_pid):
             return
         if self._orphan_since is None:
             self._orphan_since = time.monotonic()

@@ -77,7 +77,7 @@ class Pulse(threading.Thread):
         self._problem = ""
 
     def changed(self) -> None:
-        """Ask for a heartbeat now; cheap, from any thread or signal handler."""
+        """Ask for a heartbeat now; cheap, from any thread, but not from a signal handler."""
         self._has_changed.set()
 
     def run(self) -> None:

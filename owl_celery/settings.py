@@ -78,9 +78,8 @@ class Settings(BaseSettings):
         Tasks that it runs at a time.
     gpu_model, gpu_uuid, gpu_simulated
         GPU behind ``worker_queue``; model ``cpu`` and no UUID for CPU processes.
-    worker_owner, supervisor_pid
-        Who claims GPU and queue, and the process that a worker must not outlive; set by
-        ``celery owl worker``.
+    worker_owner
+        Who claims GPU and queue; one name for all workers of a ``celery owl worker``.
     cuda_visible_devices
         GPUs that ``celery owl worker`` may use, by index or UUID; all when unset.
     """
@@ -142,7 +141,6 @@ class Settings(BaseSettings):
     gpu_uuid: Annotated[str, Field(max_length=255)] = ""
     gpu_simulated: bool = False
     worker_owner: str = ""
-    supervisor_pid: int | None = None
     cuda_visible_devices: Annotated[
         str | None, Field(validation_alias=_contract("CUDA_VISIBLE_DEVICES"))
     ] = None

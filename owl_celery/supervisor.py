@@ -1,7 +1,7 @@
 """One Celery worker a GPU: started, prefixed, restarted and stopped by one process.
 
-The supervisor runs none of the user's code, has one thread and no connection. Its workers watch
-for its end (``HeartbeatStep``), so that they do not outlive it even when it is killed.
+The supervisor has one thread and no connection. Its workers watch for its end
+(``HeartbeatStep``), so that they do not outlive it even when it is killed.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from __future__ import annotations
 import os
 import selectors
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import FrameType
 from typing import IO, Final
 
 from owl_celery.errors import CLAIMED_EXIT_STATUS
+from owl_celery.worker_process import WorkerProcess
 
 FIRST_PAUSE_SECONDS: Final = 1.0
 LONGEST_PAUSE_SECONDS: Final = 60.0
@@ -78,7 +78,8 @@ class _Run:
 
     plan: WorkerPlan
     restarts: Restarts
-    process: subprocess.Popen[bytes] | None = None
+    process: WorkerProcess | None = None
+    is_printing: bool = False
     started: float = 0.0
     start_at: float | None = 0.0
     exit_status: int | None = None
@@ -95,8 +96,8 @@ class Supervisor:
     ----------
     plans
         The workers.
-    command
-        ``celery worker`` without ``-n``.
+    launch
+        Starts the worker of a plan.
     output
         Where the prefixed log lines go; standard output when omitted.
     first_pause_seconds
@@ -107,12 +108,12 @@ class Supervisor:
     def __init__(
         self,
         plans: Iterable[WorkerPlan],
-        command: Sequence[str],
+        launch: Callable[[WorkerPlan], WorkerProcess],
         output: IO[bytes] | None = None,
         first_pause_seconds: float = FIRST_PAUSE_SECONDS,
     ) -> None:
         self._runs = [_Run(plan, Restarts(first_pause_seconds)) for plan in plans]
-        self._command = list(command)
+        self._launch = launch
         self._output = output or sys.stdout.buffer
         self._width = max((len(run.plan.node) for run in self._runs), default=0)
         self._selector = selectors.DefaultSelector()
@@ -134,7 +135,6 @@ class Supervisor:
         os.set_blocking(writing, False)
         previous_fd = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
         previous = {number: signal.signal(number, self._request) for number in REQUESTS}
-        previous[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
         self._selector.register(reading, selectors.EVENT_READ)
         try:
             while self._is_needed():
@@ -167,26 +167,11 @@ class Supervisor:
                 self._start(run)
 
     def _start(self, run: _Run) -> None:
-        environment = {
-            **os.environ,
-            **run.plan.environment,
-            "OWL_SUPERVISOR_PID": str(os.getpid()),
-            "PYTHONUNBUFFERED": "1",
-        }
         run.start_at = None
         run.started = time.monotonic()
-        run.process = subprocess.Popen(
-            [*self._command, "-n", run.plan.node],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            # Ctrl-C at a terminal reaches the whole group: it must be ours to pass on.
-            process_group=0,
-        )
-        assert run.process.stdout is not None
-        os.set_blocking(run.process.stdout.fileno(), False)
-        self._selector.register(run.process.stdout, selectors.EVENT_READ, run)
+        run.process = self._launch(run.plan)
+        run.is_printing = True
+        self._selector.register(run.process.output, selectors.EVENT_READ, run)
 
     def _pump(self, wakeup: int) -> None:
         """Wait for output, a signal, or the next start; pass on what workers printed."""
@@ -201,19 +186,29 @@ class Supervisor:
         soonest = min(starts, default=float("inf")) - time.monotonic()
         return min(max(soonest, 0.0), WAIT_SECONDS)
 
-    def _forward(self, run: _Run) -> None:
-        assert run.process is not None and run.process.stdout is not None
+    def _forward(self, run: _Run) -> bool:
+        """Print what a worker printed; whether there was anything."""
+        if run.process is None or not run.is_printing:
+            return False
         try:
-            chunk = os.read(run.process.stdout.fileno(), CHUNK_BYTES)
+            chunk = os.read(run.process.output, CHUNK_BYTES)
         except BlockingIOError:
-            return
+            return False
         if not chunk:
-            self._selector.unregister(run.process.stdout)
-            run.process.stdout.close()
-            chunk = b"\n" if run.rest else b""
+            self._hang_up(run)
+            return False
         *lines, run.rest = (run.rest + chunk).split(b"\n")
         for line in lines:
             self._print(run, line)
+        return True
+
+    def _hang_up(self, run: _Run) -> None:
+        if run.process is not None and run.is_printing:
+            self._selector.unregister(run.process.output)
+            run.process.close()
+            run.is_printing = False
+            self._print(run, run.rest)
+            run.rest = b""
 
     def _print(self, run: _Run, line: bytes) -> None:
         if line.strip():
@@ -224,7 +219,10 @@ class Supervisor:
         for run in self._runs:
             if run.process is None or (status := run.process.poll()) is None:
                 continue
-            self._drain_output(run)
+            # The last words; a child of the worker may hold the pipe open, so not up to its end.
+            while self._forward(run):
+                pass
+            self._hang_up(run)
             run.process = None
             run.exit_status = status
             if self._requests or status in FINAL_EXITS:
@@ -234,21 +232,6 @@ class Supervisor:
             self._print(
                 run, f"worker ended with status {status}; starts again in {pause:g} s".encode()
             )
-
-    def _drain_output(self, run: _Run) -> None:
-        """Print the last words; a grandchild may hold the pipe open, so do not wait for its end."""
-        assert run.process is not None and run.process.stdout is not None
-        while not run.process.stdout.closed:
-            before = len(run.rest)
-            fileno = run.process.stdout.fileno()
-            if not any(key.fd == fileno for key, _ in self._selector.select(0)):
-                self._selector.unregister(run.process.stdout)
-                run.process.stdout.close()
-                if before:
-                    self._print(run, run.rest)
-                run.rest = b""
-                return
-            self._forward(run)
 
     def _stop_requested(self) -> None:
         if self._requests == self._handled_requests:
@@ -264,7 +247,5 @@ class Supervisor:
         """Leave no worker behind when we fail."""
         for run in self._runs:
             if run.process is not None:
-                run.process.kill()
-                run.process.wait()
-                if run.process.stdout is not None:
-                    run.process.stdout.close()
+                run.process.send_signal(signal.SIGKILL)
+                self._hang_up(run)

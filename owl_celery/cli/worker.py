@@ -14,6 +14,7 @@ from owl_celery.installation import installation_of
 from owl_celery.lane import lane_of_cpu, lane_of_gpu
 from owl_celery.settings import Settings
 from owl_celery.supervisor import Supervisor, WorkerPlan
+from owl_celery.worker_process import CeleryProcess
 
 
 @click.command(context_settings={"ignore_unknown_options": False})
@@ -46,15 +47,18 @@ def worker(
     -- goes to each worker, such as -- --max-tasks-per-child 100.
     """
     try:
-        command = worker_command(ctx, loglevel, celery_arguments)
+        arguments = worker_arguments(ctx, loglevel, celery_arguments)
         installation_of(ctx.obj.app)
         plans = plan_workers(simulate, cpu, gpus)
     except OwlError as error:
         raise click.ClickException(str(error)) from error
-    sys.exit(Supervisor(plans, command).run())
+    supervisor = Supervisor(
+        plans, lambda plan: CeleryProcess([*arguments, "-n", plan.node], plan.environment)
+    )
+    sys.exit(supervisor.run())
 
 
-def worker_command(
+def worker_arguments(
     ctx: click.Context, loglevel: str, celery_arguments: tuple[str, ...]
 ) -> list[str]:
     """Repeat the global options of this command line in that of a worker.
@@ -74,8 +78,7 @@ def worker_command(
             "No application: start it as celery -A proj owl worker, where proj is your module."
         )
     flags = [f"--{name.replace('_', '-')}" for name in ("no_color", "quiet") if options.get(name)]
-    start = [sys.executable, "-m", "celery", "-A", app, *flags, "worker", "-l", loglevel]
-    return [*start, *celery_arguments]
+    return ["-A", app, *flags, "worker", "-l", loglevel, *celery_arguments]
 
 
 def plan_workers(

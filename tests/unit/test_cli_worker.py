@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import click
 import pytest
+from celery import Celery
 from click.testing import CliRunner
 
+from owl_celery import install
 from owl_celery.cli import worker as cli
 from owl_celery.cli.worker import plan_workers
 from owl_celery.errors import OwlError
@@ -110,8 +113,10 @@ def test_nonsense_is_a_sentence(simulate: str | None, gpus: str | None, sentence
 @click.group()
 @click.option("-A", "--app")
 @click.option("--no-color", is_flag=True)
-def celery(**_: Any) -> None:
+@click.pass_context
+def celery(ctx: click.Context, /, **_: Any) -> None:
     """Stand in for Celery's command."""
+    ctx.obj = SimpleNamespace(app=install(Celery("proj", broker="redis://127.0.0.1:1/0")))
 
 
 celery.add_command(cli.worker)
@@ -139,22 +144,26 @@ def test_no_application_says_what_to_do() -> None:
 
 
 def test_workers_get_the_options_of_this_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    started: dict[str, Any] = {}
+    started: list[Any] = []
 
     class Recorder:
-        def __init__(self, plans: list[WorkerPlan], command: list[str]) -> None:
-            started.update(plans=plans, command=command[1:])
+        def __init__(self, plans: list[WorkerPlan], launch: Callable[[WorkerPlan], Any]) -> None:
+            self.plans, self.launch = plans, launch
 
         def run(self) -> int:
+            for plan in self.plans:
+                self.launch(plan)
             return 0
 
+    monkeypatch.setattr(cli, "CeleryProcess", lambda *called: started.append(called))
     monkeypatch.setattr(cli, "Supervisor", Recorder)
     arguments = ["-A", "proj", "--no-color", "worker", "--simulate", "k80=1", "-l", "ERROR"]
 
     result = CliRunner().invoke(celery, [*arguments, "--", "-E", "--max-tasks-per-child", "9"])
 
     assert result.exit_code == 0, result.output
-    assert nodes(started["plans"]) == ["gpu0"]
-    assert " ".join(started["command"]) == (
-        "-m celery -A proj --no-color worker -l ERROR -E --max-tasks-per-child 9"
+    [(command, environment)] = started
+    assert " ".join(command) == (
+        f"-A proj --no-color worker -l ERROR -E --max-tasks-per-child 9 -n gpu0@{HOST}"
     )
+    assert environment["OWL_WORKER_QUEUE"] == f"gpu.{HOST}.0"

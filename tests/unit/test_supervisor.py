@@ -16,11 +16,29 @@ from owl_celery.supervisor import Restarts
 from owl_celery.testing import wait_until
 
 SUPERVISE = """
-import sys
+import os, subprocess, sys
 from owl_celery.supervisor import Supervisor, WorkerPlan
+
+class Program(subprocess.Popen):
+    def __init__(self, plan):
+        super().__init__(
+            [sys.executable, "-uc", sys.argv[1], plan.node],
+            env={**os.environ, **plan.environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            process_group=0,
+        )
+        os.set_blocking(self.output, False)
+
+    @property
+    def output(self):
+        return self.stdout.fileno()
+
+    def close(self):
+        self.stdout.close()
+
 plans = [WorkerPlan(node, {"LETTER": node}) for node in sys.argv[2:]]
-command = [sys.executable, "-uc", sys.argv[1]]
-sys.exit(Supervisor(plans, command, first_pause_seconds=0.05).run())
+sys.exit(Supervisor(plans, Program, first_pause_seconds=0.05).run())
 """
 
 
@@ -74,9 +92,9 @@ def test_each_line_carries_its_node_and_the_last_words_are_kept(tmp_path: Path) 
 
     assert supervised.end() == 0
     assert sorted(supervised.lines()) == [
-        "a   | hello ['-n', 'a'] a",
+        "a   | hello ['a'] a",
         "a   | no end of line",
-        "bcd | hello ['-n', 'bcd'] bcd",
+        "bcd | hello ['bcd'] bcd",
         "bcd | no end of line",
     ]
 
