@@ -18,6 +18,9 @@ Bools = npt.NDArray[np.bool_]
 OVERRUN_SHARE: Final = 0.3
 """A task that outlives its prediction is expected to run this share of its elapsed time longer."""
 
+REUSE_SECONDS: Final = 0.005
+"""How long a settled fleet's residual holds: a fraction of the shortest tasks worth routing."""
+
 LEAST_SECONDS: Final = 1e-6
 """Prediction for a running task that is said to take no time at all."""
 
@@ -66,6 +69,10 @@ class Fleet:
     """
 
     __slots__ = (
+        "_is_settled",
+        "_residual",
+        "_residual_at",
+        "_the_open",
         "concurrency",
         "free_memory_bytes",
         "is_open",
@@ -101,6 +108,7 @@ class Fleet:
             [1] * count if concurrency is None else concurrency, dtype=np.int64
         )
         slots = int(self.concurrency.max(initial=1))
+        self._unsettle()
         self.is_open: Bools = np.ones(count, dtype=np.bool_)
         self.free_memory_bytes: Floats = np.full(count, np.nan)
         self.waiting_count: Ints = np.zeros(count, dtype=np.int64)
@@ -144,6 +152,7 @@ class Fleet:
         fleet = object.__new__(Fleet)
         fleet.names, fleet.models, fleet.model_index = self.names, self.models, self.model_index
         fleet.concurrency = self.concurrency
+        fleet._unsettle()
         fleet.is_open = np.ones(len(self), dtype=np.bool_)
         fleet.free_memory_bytes = np.full(len(self), np.nan)
         fleet.waiting_count = np.zeros(len(self), dtype=np.int64)
@@ -152,12 +161,42 @@ class Fleet:
         fleet.running_since = np.zeros(self.running_since.shape)
         return fleet
 
+    def _unsettle(self) -> None:
+        self._is_settled = False
+        self._residual: Floats | None = None
+        self._residual_at = 0.0
+        self._the_open = 0
+
+    def settle(self) -> None:
+        """Promise that only the waiting columns will be written from now on.
+
+        What depends on the others need then not be worked out for every decision.
+        """
+        self._the_open = int(np.count_nonzero(self.is_open))
+        self._is_settled = True
+
+    @property
+    def open_count(self) -> int:
+        """Queues to which tasks may be sent."""
+        return self._the_open if self._is_settled else int(np.count_nonzero(self.is_open))
+
     def gpu_model(self, row: int) -> str:
         """GPU model of one queue."""
         return self.models[int(self.model_index[row])]
 
     def residual_seconds(self, now: float) -> Floats:
-        """Predicted rest of what runs, summed over the slots of each queue, shape (N,)."""
+        """Predicted rest of what runs, summed over the slots of each queue, shape (N,).
+
+        Do not write to the result: a settled fleet gives it again for a few milliseconds.
+        """
+        if self._residual is not None and 0.0 <= now - self._residual_at < REUSE_SECONDS:
+            return self._residual
+        residual = self._residual_seconds(now)
+        if self._is_settled:
+            self._residual, self._residual_at = residual, now
+        return residual
+
+    def _residual_seconds(self, now: float) -> Floats:
         predicted = self.running_seconds
         elapsed = np.maximum(now - self.running_since, 0.0)
         rest = np.maximum(predicted - elapsed, OVERRUN_SHARE * np.maximum(predicted, elapsed))

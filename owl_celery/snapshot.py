@@ -96,6 +96,7 @@ def load_fleet(queues: Fleet, view: View, now: float) -> Fleet:
         # A running task without a prediction still occupies its slot.
         fleet.running_seconds[where] = np.maximum(running[fits, 1], LEAST_SECONDS)
         fleet.running_since[where] = now - np.maximum(running[fits, 2], 0.0)
+    fleet.settle()
     return fleet
 
 

@@ -17,6 +17,9 @@ RATE_MEMORY: Final = 50
 MAX_TYPES: Final = 4_096
 """Types kept; those with the smallest shares are dropped first."""
 
+LONG_GAP: Final = 10.0
+"""A gap counts as at most so many mean gaps, lest one idle night hides a morning's rush."""
+
 LARGE: Final = 1e100
 
 
@@ -53,11 +56,16 @@ class ArrivalRates:
         """Take what has arrived at the last time as spread evenly over the gap before it."""
         if not self._pending or self._at is None:
             return
-        gap = (self._at - self._since) / self._pending
+        gap = self._gap()
         for _ in range(min(self._pending, RATE_MEMORY)):
             self._gaps = min(self._gaps + 1, RATE_MEMORY)
             self._gap_seconds += (gap - self._gap_seconds) / self._gaps
         self._pending = 0
+
+    def _gap(self) -> float:
+        assert self._at is not None
+        gap = (self._at - self._since) / self._pending
+        return min(gap, LONG_GAP * self._gap_seconds) if self._gaps >= LONG_GAP else gap
 
     def _drop_rarest(self) -> None:
         names = sorted(self._weights, key=self._weights.__getitem__)
@@ -70,7 +78,7 @@ class ArrivalRates:
         gap, gaps = self._gap_seconds, self._gaps
         if self._pending and self._at is not None:
             weight = min(self._pending / min(gaps + self._pending, RATE_MEMORY), 1.0)
-            gap += weight * ((self._at - self._since) / self._pending - gap)
+            gap += weight * (self._gap() - gap)
         return 1.0 / gap if gap > 0.0 else 0.0
 
     def mix(self, most: int) -> tuple[list[str], Floats]:

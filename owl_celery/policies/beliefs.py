@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
 
 from owl_celery.errors import StateError
 from owl_celery.fleet import Bools, Fleet, Floats, Ints
 from owl_celery.policies.failures import CLOSED_PROBABILITY, success_ratio
+from owl_celery.policies.warm import WarmModels
 from owl_celery.types import TaskView
 
 SNAPSHOT_TYPES: Final = 2_000
 """Most recently seen types that a snapshot carries; others are predicted as unseen ones."""
+
+KEPT_TYPES: Final = 200
+"""Task types that a layout keeps the columns of."""
 
 MIN_SECONDS: Final = 1e-6
 MAX_SECONDS: Final = 10.0 * 365 * 86_400
@@ -37,10 +41,14 @@ class Beliefs:
         GPU memory the type needs on the GPU model, bytes, 0 where unknown.
     speeds, failing
         Speed factor of each queue where it is not 1, failure probability where it is not 0.
+    warm
+        Where models are loaded, and how long loading takes.
     completed
         Successful tries behind all this.
     version
         Changes with ``speeds`` and ``failing``.
+    is_final
+        Whether nothing here changes any more, as in what was read from a snapshot.
 
     """
 
@@ -49,12 +57,14 @@ class Beliefs:
         "count",
         "failing",
         "failure",
+        "is_final",
         "models",
         "needed",
         "service",
         "speeds",
         "types",
         "version",
+        "warm",
     )
 
     def __init__(self) -> None:
@@ -66,8 +76,10 @@ class Beliefs:
         self.needed: Floats = np.zeros((1, 1))
         self.speeds: Mapping[str, float] = {}
         self.failing: Mapping[str, float] = {}
+        self.warm = WarmModels()
         self.completed = 0
         self.version = 0
+        self.is_final = False
 
     def predict_seconds(self, task: TaskView, gpu_model: str) -> float:
         """Service time on a GPU of normal speed, seconds."""
@@ -90,6 +102,7 @@ class Beliefs:
             "needed": _sparse(needed),
             "speeds": {name: round(value, 4) for name, value in self.speeds.items()},
             "failing": {name: round(value, 4) for name, value in self.failing.items()},
+            "warm": self.warm.state(),
         }
 
     @classmethod
@@ -115,6 +128,8 @@ class Beliefs:
             beliefs.speeds = {str(k): float(v) for k, v in snapshot.get("speeds", {}).items()}
             beliefs.failing = {str(k): float(v) for k, v in snapshot.get("failing", {}).items()}
             beliefs.completed = int(snapshot["completed"])
+            if "warm" in snapshot:
+                beliefs.warm = WarmModels.of(snapshot["warm"])
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             raise StateError(f"The policy snapshot is damaged: {error!r}.") from error
         is_sane = (
@@ -128,7 +143,30 @@ class Beliefs:
         )
         if not is_sane:
             raise StateError("The policy snapshot is damaged: a number is out of bounds.")
+        beliefs.is_final = True
         return beliefs
+
+
+class TypeColumns(NamedTuple):
+    """What is believed of one task type, spread over the queues, each of shape (N,).
+
+    Attributes
+    ----------
+    service
+        Service seconds at size 1, within the bounds.
+    uncertainty
+        Uncertainty of these, 1 without samples.
+    success
+        Probability of success, at least 0.01; None where nothing has failed of late.
+    needed
+        GPU memory needed, bytes; None where unknown everywhere.
+
+    """
+
+    service: Floats
+    uncertainty: Floats
+    success: Floats | None
+    needed: Floats | None
 
 
 class Layout:
@@ -145,10 +183,20 @@ class Layout:
 
     """
 
-    __slots__ = ("_beliefs", "_model_count", "_names", "_version", "columns", "failing", "speeds")
+    __slots__ = (
+        "_beliefs",
+        "_model_count",
+        "_names",
+        "_types",
+        "_version",
+        "columns",
+        "failing",
+        "speeds",
+    )
 
     def __init__(self, beliefs: Beliefs, fleet: Fleet) -> None:
         self._beliefs, self._names = beliefs, fleet.names
+        self._types: dict[str, TypeColumns] = {}
         self._model_count, self._version = len(beliefs.models), beliefs.version
         columns = np.array([beliefs.models.get(model, 0) for model in fleet.models], dtype=np.int64)
         self.columns: Ints = columns[fleet.model_index] if len(fleet) else columns
@@ -170,13 +218,28 @@ class Layout:
             and self._model_count == len(beliefs.models)
         )
 
-    def service_seconds(self, task: TaskView) -> Floats:
-        """Service time of a task on each queue, shape (N,)."""
+    def of_type(self, task_type: str) -> TypeColumns:
+        """What is believed of a task type; kept for later tasks when it cannot change."""
+        columns = self._types.get(task_type)
+        if columns is None:
+            columns = self._lay_out(task_type)
+            if self._beliefs.is_final and len(self._types) < KEPT_TYPES:
+                self._types[task_type] = columns
+        return columns
+
+    def _lay_out(self, task_type: str) -> TypeColumns:
         beliefs = self._beliefs
-        row = beliefs.types.get(task.task_type, 0)
-        seconds = (usable_size(task.size) * beliefs.service[row]).take(self.columns) * self.speeds
-        clipped: Floats = np.minimum(np.maximum(seconds, MIN_SECONDS), MAX_SECONDS)
-        return clipped
+        row = beliefs.types.get(task_type, 0)
+        service = bounded(beliefs.service[row].take(self.columns) * self.speeds)
+        uncertainty = (1.0 / np.sqrt(beliefs.count[row] + 1.0)).take(self.columns)
+        failure, needed = beliefs.failure[row], beliefs.needed[row]
+        can_fail = bool(beliefs.failing) or bool(failure.any())
+        return TypeColumns(
+            service,
+            uncertainty,
+            success_ratio(failure.take(self.columns), self.failing) if can_fail else None,
+            needed.take(self.columns) if needed.any() else None,
+        )
 
     def seconds_on(self, row: int, tasks: Sequence[TaskView]) -> Floats:
         """Service time of each of M tasks on one queue, shape (M,)."""
@@ -184,8 +247,7 @@ class Layout:
         rows = [beliefs.types.get(task.task_type, 0) for task in tasks]
         sizes = np.array([usable_size(task.size) for task in tasks])
         seconds = sizes * beliefs.service[rows, self.columns[row]] * self.speeds[row]
-        clipped: Floats = np.minimum(np.maximum(seconds, MIN_SECONDS), MAX_SECONDS)
-        return clipped
+        return bounded(seconds)
 
     def suits(self, row: int, task: TaskView, fleet: Fleet) -> bool:
         """Whether a task fits on one queue and does not fail there nearly always."""
@@ -196,41 +258,19 @@ class Layout:
         works = (1.0 - beliefs.failure[kind, column]) * (1.0 - self.failing[row])
         return bool(works > 1.0 - CLOSED_PROBABILITY)
 
-    def uncertainty(self, task: TaskView) -> Floats:
-        """Uncertainty of the service time on each queue, 1 without samples, shape (N,)."""
-        beliefs = self._beliefs
-        count = beliefs.count[beliefs.types.get(task.task_type, 0)]
-        shrunk: Floats = (1.0 / np.sqrt(count + 1.0)).take(self.columns)
-        return shrunk
-
-    def can_fail(self, task: TaskView) -> bool:
-        """Whether the task, or anything on one of the queues, has failed of late."""
-        beliefs = self._beliefs
-        return bool(beliefs.failing) or bool(
-            beliefs.failure[beliefs.types.get(task.task_type, 0)].any()
-        )
-
-    def success_ratio(self, task: TaskView) -> Floats:
-        """Probability that the task succeeds on each queue, at least 0.01, shape (N,)."""
-        beliefs = self._beliefs
-        row = beliefs.types.get(task.task_type, 0)
-        return success_ratio(beliefs.failure[row].take(self.columns), self.failing)
-
     def sensible_mask(self, task: TaskView, fleet: Fleet, is_open: Bools) -> Bools:
         """Narrow ``is_open`` to where the task fits and does not fail nearly always.
 
         When nothing is left of it the demand is dropped: a task that fits nowhere is sent anyway,
         and its failure tells its author.
         """
-        beliefs = self._beliefs
-        row = beliefs.types.get(task.task_type, 0)
-        needed = beliefs.needed[row]
-        if needed.any():
+        columns = self.of_type(task.task_type)
+        if columns.needed is not None:
             # NaN, unknown, compares false and leaves the queue open.
-            fits = is_open & ~(fleet.free_memory_bytes < needed.take(self.columns))
+            fits = is_open & ~(fleet.free_memory_bytes < columns.needed)
             is_open = fits if fits.any() else is_open
-        if self.can_fail(task):
-            works = is_open & (self.success_ratio(task) > 1.0 - CLOSED_PROBABILITY)
+        if columns.success is not None:
+            works = is_open & (columns.success > 1.0 - CLOSED_PROBABILITY)
             is_open = works if works.any() else is_open
         return is_open
 
@@ -245,6 +285,17 @@ def load_seconds(fleet: Fleet, now: float) -> tuple[Floats, Floats]:
         # An idle queue that serves one at a time has neither backlog nor wait.
         return residual, np.minimum(residual + fleet.waiting_seconds, MAX_LOAD_SECONDS)
     return residual, np.minimum(fleet.wait_seconds(now), MAX_LOAD_SECONDS)
+
+
+def sized(service: Floats, size: float) -> Floats:
+    """Service times of a task of this size, by those at size 1; do not write to the result."""
+    return service if size == 1.0 else bounded(usable_size(size) * service)
+
+
+def bounded(seconds: Floats) -> Floats:
+    """Cut service times to what is finite and above zero."""
+    cut: Floats = np.minimum(np.maximum(seconds, MIN_SECONDS), MAX_SECONDS)
+    return cut
 
 
 def usable_size(size: float) -> float:

@@ -24,11 +24,14 @@ def open_mask(task: TaskView, fleet: Fleet) -> Bools:
 
     """
     mask = fleet.is_open
-    if task.tried:
+    if not task.tried:
+        if not fleet.open_count:
+            raise NoOpenQueueError()
+    else:
         is_untried = np.array([model not in task.tried for model in fleet.models], dtype=np.bool_)
         mask = mask & is_untried[fleet.model_index] if len(fleet) else mask
-    if not mask.any():
-        raise NoOpenQueueError()
+        if not mask.any():
+            raise NoOpenQueueError()
     return mask
 
 

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 import numpy as np
 
-from owl_celery.fleet import Bools, Fleet, Floats, WaitingTasks
+from owl_celery.fleet import Fleet, Floats, WaitingTasks
 from owl_celery.policies.base import Policy
-from owl_celery.policies.beliefs import Beliefs, Layout, load_seconds
+from owl_celery.policies.beliefs import Beliefs, Layout, bounded, load_seconds, sized
 from owl_celery.policies.eligible import open_mask, pick_least
 from owl_celery.policies.learner import Learner
 from owl_celery.policies.randomness import restore_random, state_of
+from owl_celery.policies.warm import MAX_QUEUES, Occupancy
 from owl_celery.types import Decision, Outcome, TaskView
 
 if TYPE_CHECKING:
@@ -74,6 +75,8 @@ class ExpectedCompletion(Policy):
         self._learner = Learner(max_types)
         self._beliefs = self._learner.beliefs
         self._layout: Layout | None = None
+        self._occupancy: Occupancy | None = None
+        self._sent_models: dict[str, str] = {}
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -106,24 +109,36 @@ class ExpectedCompletion(Policy):
         is_open = open_mask(task, fleet)
         layout = self._laid_out(fleet)
         is_open = layout.sensible_mask(task, fleet, is_open)
-        service = layout.service_seconds(task)
+        columns = layout.of_type(task.task_type)
+        service = sized(columns.service, task.size)
         residual, wait = load_seconds(fleet, now)
-        cost = self._cost(service, layout, fleet, residual)
-        if layout.can_fail(task):
-            chance = layout.success_ratio(task)
-            wait_score, cost = wait / chance, cost / chance
+        if task.model is None:
+            cost = self._cost(service, layout, fleet, residual)
         else:
-            wait_score = wait
-        greedy = self._masked(wait_score + cost, is_open)
+            switch, eviction = self._occupied(fleet).costs(task.model, self._beliefs.warm)
+            service = bounded(service + switch)
+            cost = self._cost(service, layout, fleet, residual) + eviction
+        wait_score = wait
+        if columns.success is not None:
+            wait_score, cost = wait / columns.success, cost / columns.success
+        is_all_open = is_open is fleet.is_open and fleet.open_count == len(fleet)
+        greedy = wait_score + cost
+        if not is_all_open:
+            greedy = np.where(is_open, greedy, np.inf)
         explored, propensity = False, None
         if self.sigma > 0.0:
-            width = self.sigma * layout.uncertainty(task)
-            noise = np.exp(width * self._random.standard_normal(len(fleet)))
-            row, _ = pick_least(self._masked(wait_score + cost * noise, is_open), self._random)
+            noise: Floats = self._random.standard_normal(len(fleet))
+            noise *= self.sigma * columns.uncertainty
+            noisy = wait_score + cost * np.exp(noise)
+            if not is_all_open:
+                noisy = np.where(is_open, noisy, np.inf)
+            row, _ = pick_least(noisy, self._random)
             explored = bool(greedy[row] > greedy.min())
         else:
             row, ties = pick_least(greedy, self._random)
             propensity = 1.0 / ties
+        if task.model is not None:
+            self._note_model(fleet, row, task.model)
         return Decision(
             queue=fleet.names[row],
             gpu_model=fleet.gpu_model(row),
@@ -170,18 +185,13 @@ class ExpectedCompletion(Policy):
         return best
 
     def _cost(self, service: Floats, layout: Layout, fleet: Fleet, residual: Floats) -> Floats:
-        """What a task costs beside its wait: its service, priced by what it does to others."""
-        base, slope = self._pressure(layout, fleet, residual)
-        return service * (1.0 + base + slope * service)
+        """What a task costs beside its wait: its own service here, and nothing for others."""
+        return service
 
     def _pressure(self, layout: Layout, fleet: Fleet, residual: Floats) -> tuple[Floats, Floats]:
         """Future cost of one more second on each queue, ``base + slope * seconds``; none here."""
         zero = np.zeros(len(fleet))
         return zero, zero
-
-    @staticmethod
-    def _masked(scores: Floats, is_open: Bools) -> Floats:
-        return scores if is_open.all() else np.where(is_open, scores, np.inf)
 
     def _laid_out(self, fleet: Fleet) -> Layout:
         # Several threads of a producer may choose at once: read and write the attribute once.
@@ -189,6 +199,19 @@ class ExpectedCompletion(Policy):
         if layout is None or not layout.fits(beliefs, fleet):
             layout = self._layout = Layout(beliefs, fleet)
         return layout
+
+    def _occupied(self, fleet: Fleet) -> Occupancy:
+        occupancy = self._occupancy
+        if occupancy is None or occupancy.fleet is not fleet:
+            last = {**self._beliefs.warm.loaded(), **self._sent_models}
+            occupancy = self._occupancy = Occupancy(fleet, last)
+        return occupancy
+
+    def _note_model(self, fleet: Fleet, row: int, model: str) -> None:
+        self._occupied(fleet).sent(row, model)
+        self._sent_models[fleet.names[row]] = model
+        if len(self._sent_models) > MAX_QUEUES:
+            self._sent_models.clear()
 
     def predict_seconds(self, task: TaskView, gpu_model: str) -> float | None:
         return self._beliefs.predict_seconds(task, gpu_model) if self.ready else None
@@ -211,13 +234,24 @@ class ExpectedCompletion(Policy):
             When it is damaged; the snapshot before stays in use.
 
         """
-        self._beliefs = Beliefs.decode(snapshot)
+        before, beliefs = self._beliefs.warm.loaded(), Beliefs.decode(snapshot)
+        for queue, model in beliefs.warm.loaded().items():
+            if before.get(queue) != model:
+                # Somebody has run another model there since: that is newer than what we sent.
+                self._sent_models.pop(queue, None)
+        self._beliefs, self._occupancy = beliefs, None
 
     def state(self) -> Mapping[str, Any]:
-        return state_of(self.name, self._random, learner=self._learner.state())
+        return state_of(
+            self.name,
+            self._random,
+            learner=self._learner.state(),
+            sent_models=dict(self._sent_models),
+        )
 
     def restore(self, state: Mapping[str, Any]) -> None:
         restore_random(self.name, state, self._random)
         self._learner.restore(state.get("learner", {}))
         self._beliefs = self._learner.beliefs
-        self._layout = None
+        self._sent_models = {str(k): str(v) for k, v in state.get("sent_models", {}).items()}
+        self._layout = self._occupancy = None

@@ -15,6 +15,7 @@ from owl_celery.policies.cells import Cells
 from owl_celery.policies.estimates import ServiceTimes
 from owl_celery.policies.failures import FailureRates
 from owl_celery.policies.speeds import SpeedFactors
+from owl_celery.policies.warm import WarmModels
 from owl_celery.types import Outcome, TryState
 
 MAX_SECONDS: Final = 10.0 * 365 * 86_400
@@ -52,10 +53,13 @@ class Learner:
         self.beliefs = Beliefs()
         self.refused_count = 0
         self.mean_seconds = 1.0
-        self.cells = Cells((*ServiceTimes.matrices, *FailureRates.matrices, "size"), max_types)
+        self.cells = Cells(
+            (*ServiceTimes.matrices, *FailureRates.matrices, "size", "is_cold"), max_types
+        )
         self.service_times = ServiceTimes(self.cells)
         self.speeds = SpeedFactors()
         self.failures = FailureRates(self.cells)
+        self.warm = WarmModels()
         self._free_bytes: dict[str, float] = {}
         self._publish()
 
@@ -84,6 +88,10 @@ class Learner:
         times, speeds = self.service_times, self.speeds
         duration = max(outcome.service_seconds, MIN_SECONDS)
         self.mean_seconds += (duration - self.mean_seconds) / min(times.completed + 1, MEAN_MEMORY)
+        if outcome.model is not None and self._learn_load(
+            outcome, outcome.model, row, column, duration
+        ):
+            return
         seconds = duration / usable_size(outcome.size)
         sizes, seen = self.cells["size"], self.cells["count"][row, column]
         sizes[row, column] += (usable_size(outcome.size) - sizes[row, column]) / (seen + 1.0)
@@ -99,6 +107,27 @@ class Learner:
             times.learn_one(row, column, seconds)
         if outcome.peak_memory_bytes is not None and outcome.peak_memory_bytes > 0:
             self.failures.learn_peak(row, column, outcome.peak_memory_bytes)
+
+    def _learn_load(
+        self, outcome: Outcome, model: str, row: int, column: int, duration: float
+    ) -> bool:
+        """Learn from a try that names its model; whether nothing else can be learned from it."""
+        cells = self.cells
+        was_cold = self.warm.observe(outcome.queue, model)
+        is_cold, counts = cells["is_cold"], cells["count"]
+        if not was_cold:
+            if is_cold[row, column]:
+                # So far only tries that loaded the model were known: they no longer count.
+                is_cold[row, column] = counts[row, column] = 0.0
+            return False
+        if counts[row, column] == 0.0:
+            is_cold[row, column] = 1.0
+        if is_cold[row, column]:
+            return False
+        factor = self.speeds.factor(outcome.queue)
+        known = usable_size(outcome.size) * float(cells["service"][row, column]) * factor
+        self.warm.learn_load(model, duration - known)
+        return True
 
     def tick(self, fleet: Fleet, now: float) -> None:
         """Let what is not confirmed fade, and note how much memory is free."""
@@ -126,6 +155,7 @@ class Learner:
         beliefs.types, beliefs.models = cells.types, cells.models
         beliefs.service, beliefs.count = cells["service"], cells["count"]
         beliefs.failure, beliefs.needed = cells["failure"], cells["needed"]
+        beliefs.warm = self.warm
         beliefs.completed = self.service_times.completed
         version = self.speeds.version + self.failures.version
         if version != beliefs.version:
@@ -141,6 +171,7 @@ class Learner:
             "failures": self.failures.state(),
             "refused_count": self.refused_count,
             "mean_seconds": self.mean_seconds,
+            "warm": self.warm.state(),
             "free_bytes": self._free_bytes,
         }
 
@@ -161,6 +192,7 @@ class Learner:
             fresh.failures.restore(state["failures"])
             fresh.refused_count = int(state["refused_count"])
             fresh.mean_seconds = float(state["mean_seconds"])
+            fresh.warm = WarmModels.of(state["warm"])
             fresh._free_bytes = {str(k): float(v) for k, v in state["free_bytes"].items()}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StateError("The saved policy state lacks a part.") from error

@@ -129,12 +129,16 @@ class PricedQ(ExpectedCompletion):
         if self._beliefs is beliefs:
             self._prices = self._planned_prices
 
+    def _cost(self, service: Floats, layout: Layout, fleet: Fleet, residual: Floats) -> Floats:
+        base, slope = self._pressure(layout, fleet, residual)
+        return service * (1.0 + base + slope * service)
+
     def _pressure(self, layout: Layout, fleet: Fleet, residual: Floats) -> tuple[Floats, Floats]:
         prices = self._prices
         if prices is None or not self.enable_reinforcement_learning:
             return super()._pressure(layout, fleet, residual)
         columns = self._columns
-        if columns is None or columns.prices is not prices or columns.fleet is not fleet:
+        if columns is None or columns.prices is not prices or columns.names is not fleet.names:
             columns = self._columns = _PriceColumns(prices, fleet)
         running = float(columns.present_share @ residual)
         queued = min(float(columns.heavy_share @ fleet.waiting_seconds), MAX_LOAD_SECONDS)
@@ -178,10 +182,10 @@ class PricedQ(ExpectedCompletion):
 class _PriceColumns:
     """Prices laid out over the queues of one fleet."""
 
-    __slots__ = ("fleet", "heavy_share", "premium", "present_share", "prices")
+    __slots__ = ("heavy_share", "names", "premium", "present_share", "prices")
 
     def __init__(self, prices: Prices, fleet: Fleet) -> None:
-        self.prices, self.fleet = prices, fleet
+        self.prices, self.names = prices, fleet.names
         present, heavy = prices.columns(fleet)
         self.premium = present - 1.0
         self.present_share = present / present.sum()
