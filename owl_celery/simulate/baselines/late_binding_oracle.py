@@ -59,7 +59,7 @@ class LateBindingOracle(Central):
     def release(self, idle: Iterable[int], fleet: Fleet, now: float) -> tuple[int, int] | None:
         if not self._held:
             return None
-        free_in = fleet.residual_seconds(now)
+        free_in = fleet.residual_seconds(now).copy()
         running = float(self._present @ free_in)
         work = max(running + self._held_work, 1e-9)
         share = (self._present * running + self._heavy * self._held_work) / work

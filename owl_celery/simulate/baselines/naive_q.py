@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict, deque
 from typing import ClassVar, Final
 
 import numpy as np
@@ -31,7 +32,7 @@ class NaiveQ(Policy):
         self._row = {name: row for row, name in enumerate(fleet.names)}
         self._values = np.zeros((len(self._kind), len(BUCKETS) + 1, len(fleet)))
         self._bucket = 0
-        self._pending: dict[str, list[tuple[int, float]]] = {}
+        self._pending: defaultdict[tuple[str, str], deque[tuple[int, float]]] = defaultdict(deque)
 
     def choose(self, task: TaskView, fleet: Fleet, now: float) -> Decision:
         mask = open_mask(task, fleet)
@@ -44,12 +45,12 @@ class NaiveQ(Policy):
             values = self._values[self._kind[task.task_type], self._bucket]
             row, _ = pick_least(np.where(mask, -values, np.inf), self._random)
         queue = fleet.names[row]
-        self._pending.setdefault(f"{queue}/{task.task_type}", []).append((self._bucket, now))
+        self._pending[queue, task.task_type].append((self._bucket, now))
         return Decision(queue, fleet.gpu_model(row), self.name, explored=bool(explored))
 
     def learn_one(self, outcome: Outcome, now: float) -> None:
         # Tasks of one type leave a queue in the order in which they joined it.
-        bucket, chosen_at = self._pending[f"{outcome.queue}/{outcome.task_type}"].pop(0)
+        bucket, chosen_at = self._pending[outcome.queue, outcome.task_type].popleft()
         kind, row = self._kind[outcome.task_type], self._row[outcome.queue]
         following = float(self._values[kind, self._bucket].max())
         target = -(now - chosen_at) + DISCOUNT * following
