@@ -21,6 +21,9 @@ OVERRUN_SHARE: Final = 0.3
 REUSE_SECONDS: Final = 0.005
 """How long a settled fleet's residual holds: a fraction of the shortest tasks worth routing."""
 
+MODERATE_SECONDS: Final = 1e9
+"""Load below which no score comes near the end of the range of numbers."""
+
 LEAST_SECONDS: Final = 1e-6
 """Prediction for a running task that is said to take no time at all."""
 
@@ -57,6 +60,9 @@ class Fleet:
     running_seconds, running_since
         Predicted service seconds (0 in an idle slot) and start time of what runs, shape (N, C)
         with C the largest concurrency.
+    is_simple
+        Whether the fleet is settled, serves one task at a time in each queue and has a load
+        within reason: the wait is then what runs plus what waits.
 
     Examples
     --------
@@ -76,6 +82,7 @@ class Fleet:
         "concurrency",
         "free_memory_bytes",
         "is_open",
+        "is_simple",
         "model_index",
         "models",
         "names",
@@ -162,17 +169,22 @@ class Fleet:
         return fleet
 
     def _unsettle(self) -> None:
-        self._is_settled = False
+        self._is_settled = self.is_simple = False
         self._residual: Floats | None = None
         self._residual_at = 0.0
         self._the_open = 0
 
     def settle(self) -> None:
-        """Promise that only the waiting columns will be written from now on.
+        """Promise that only the waiting columns will be written from now on, and by little.
 
         What depends on the others need then not be worked out for every decision.
         """
         self._the_open = int(np.count_nonzero(self.is_open))
+        self.is_simple = (
+            self.running_seconds.shape[1] == 1
+            and float(self.waiting_seconds.max(initial=0.0)) < MODERATE_SECONDS
+            and float(self.running_seconds.max(initial=0.0)) < MODERATE_SECONDS
+        )
         self._is_settled = True
 
     @property

@@ -265,9 +265,9 @@ def parts_of(app: Celery) -> Parts:
 def stamp_and_check(sender: str | None = None, **published: Any) -> None:
     """Stamp the header; for ``before_task_publish`` of every application in the process."""
     try:
-        stamp_published(sender=sender, **published)
-        for installation in list(_installations.values()):
-            installation.warn_if_dropped()
+        if not stamp_published(sender=sender, **published):
+            for installation in list(_installations.values()):
+                installation.warn_if_dropped()
     except Exception:
         log.exception("owl: a task was published without the header owl")
 

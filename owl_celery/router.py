@@ -27,12 +27,12 @@ from owl_celery.wire import HEADER, TaskHeader
 
 log = logging.getLogger(__name__)
 
-DESTINATION_OPTIONS: Final = ("queue", "exchange", "routing_key")
-RETRY_OPTIONS: Final = (*DESTINATION_OPTIONS, "redelivered")
+RETRY_OPTIONS: Final = ("queue", "exchange", "routing_key", "redelivered")
+NOTHING_TRIED: Final[frozenset[str]] = frozenset()
 INTERNAL_PREFIX: Final = "celery."
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Routed:
     """What the router concluded about the task that this thread is sending.
 
@@ -154,13 +154,14 @@ class LearningRouterMixin:
         options: dict[str, Any],
         task: object | None,
     ) -> dict[str, Any] | None:
-        header = header_in(options.get("headers"))
-        is_pinned = any(options.get(option) is not None for option in DESTINATION_OPTIONS)
+        headers = options.get("headers")
+        header = header_in(headers) if headers else None
+        is_pinned = has_destination(options)
         if is_pinned and is_pinned_by_retry(header, options):
             for option in RETRY_OPTIONS:
                 options.pop(option, None)
             is_pinned = False
-        tried = self._tried(header)
+        tried = self._tried(header) if header else NOTHING_TRIED
         view = self._describe(name, args, kwargs, task, tried)
         if is_pinned:
             _routed.set(Routed(self, name, view, "user"))
@@ -220,10 +221,10 @@ class LearningRouterMixin:
             self._fall_back("bad_refinement")
             return TaskView(name, tried=tried)
 
-    def _tried(self, header: TaskHeader | None) -> frozenset[str]:
+    def _tried(self, header: TaskHeader) -> frozenset[str]:
         """GPU models that this task must not see again, this process's own included."""
-        tried = frozenset(header.tried) if header else frozenset()
-        if header and is_out_of_memory(sys.exc_info()[1]):
+        tried = frozenset(header.tried)
+        if is_out_of_memory(sys.exc_info()[1]):
             tried |= {self._current_gpu_model()}
         return tried - {""}
 
@@ -252,6 +253,12 @@ def header_in(headers: object) -> TaskHeader | None:
     if value is None and isinstance(headers.get("headers"), Mapping):
         value = headers["headers"].get(HEADER)
     return TaskHeader.decode(value)
+
+
+def has_destination(options: Mapping[str, Any]) -> bool:
+    """Whether the caller, the task or a retry says where to send it."""
+    get = options.get
+    return not (get("queue") is get("exchange") is get("routing_key") is None)
 
 
 def is_pinned_by_retry(header: TaskHeader | None, options: Mapping[str, Any]) -> bool:
@@ -291,8 +298,10 @@ def stamp_published(
     routing_key: str | None = None,
     sender: str | None = None,
     **_: Any,
-) -> None:
+) -> bool:
     """Write the header ``owl`` on a task that is being published; for ``before_task_publish``.
+
+    Returns whether one of our routers was asked about it.
 
     Celery passes no task id to routers and drops headers that a router returns, so the decision
     waits in a context variable for this signal, which comes in the same thread.
@@ -300,7 +309,7 @@ def stamp_published(
     routed = _routed.get()
     _routed.set(None)
     if routed is None or headers is None or routed.name != sender:
-        return
+        return False
     decision = routed.decision
     is_ours = decision is not None and decision.queue == routing_key
     algorithm = routed.algorithm
@@ -328,3 +337,4 @@ def stamp_published(
         # A task with an eta is held by the worker and does not wait in the queue.
         routed.router.sync.assign(decision.queue, decision.service_seconds)
     routed.router.sync.arrived(routed.task.task_type)
+    return True

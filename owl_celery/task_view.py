@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from owl_celery.types import TaskView
@@ -47,22 +48,36 @@ def view_of_task(
     2.0
 
     """
-    # Celery keeps options as class attributes; read from an instance a function becomes a method.
-    refined = {
-        option: _evaluate(getattr(type(task), option, None), args or (), kwargs or {})
-        for option in ("owl_type", "owl_size", "owl_model")
-    }
-    size = 1.0 if refined["owl_size"] is None else float(refined["owl_size"])
+    refinements = _refinements(type(task))
+    if refinements is None:
+        return TaskView(name[:MAX_NAME_LENGTH], tried=tried)
+    refined_type, refined_size, model = (
+        _evaluate(refinement, args or (), kwargs or {}) for refinement in refinements
+    )
+    size = 1.0 if refined_size is None else float(refined_size)
     if not (math.isfinite(size) and size > 0.0):
         raise ValueError(f"owl_size of task {name} gave {size}; it must be a positive number")
-    task_type = name if refined["owl_type"] is None else str(refined["owl_type"])
-    model = refined["owl_model"]
+    task_type = name if refined_type is None else str(refined_type)
     return TaskView(
         task_type=task_type[:MAX_NAME_LENGTH],
         size=size,
         model=None if model is None else str(model)[:MAX_NAME_LENGTH],
         tried=tried,
     )
+
+
+@lru_cache(maxsize=10_000)
+def _refinements(kind: Hashable) -> tuple[Any, Any, Any] | None:
+    """Options of a task's class; None when there are none.
+
+    Celery keeps options as class attributes; read from an instance a function becomes a method.
+    """
+    options = (
+        getattr(kind, "owl_type", None),
+        getattr(kind, "owl_size", None),
+        getattr(kind, "owl_model", None),
+    )
+    return None if options == (None, None, None) else options
 
 
 def _evaluate(refinement: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:

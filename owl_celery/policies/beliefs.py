@@ -280,7 +280,10 @@ def load_seconds(fleet: Fleet, now: float) -> tuple[Floats, Floats]:
 
     Both are cut at 1e12 s, so that no load makes a score infinite.
     """
-    residual = np.minimum(fleet.residual_seconds(now), MAX_LOAD_SECONDS)
+    residual = fleet.residual_seconds(now)
+    if fleet.is_simple:
+        return residual, residual + fleet.waiting_seconds
+    residual = np.minimum(residual, MAX_LOAD_SECONDS)
     if fleet.running_seconds.shape[1] == 1:
         # An idle queue that serves one at a time has neither backlog nor wait.
         return residual, np.minimum(residual + fleet.waiting_seconds, MAX_LOAD_SECONDS)

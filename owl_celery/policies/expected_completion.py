@@ -127,13 +127,14 @@ class ExpectedCompletion(Policy):
             greedy = np.where(is_open, greedy, np.inf)
         explored, propensity = False, None
         if self.sigma > 0.0:
-            noise: Floats = self._random.standard_normal(len(fleet))
-            noise *= self.sigma * columns.uncertainty
-            noisy = wait_score + cost * np.exp(noise)
+            width = self.sigma * columns.uncertainty
+            noise = np.exp(width * self._random.standard_normal(len(fleet)))
+            noisy = wait_score + cost * noise
             if not is_all_open:
                 noisy = np.where(is_open, noisy, np.inf)
-            row, _ = pick_least(noisy, self._random)
-            explored = bool(greedy[row] > greedy.min())
+            # Noise leaves no ties.
+            row = int(noisy.argmin())
+            explored = bool(greedy[row] > greedy[greedy.argmin()])
         else:
             row, ties = pick_least(greedy, self._random)
             propensity = 1.0 / ties
