@@ -67,7 +67,7 @@ class Installation:
     Attributes
     ----------
     parts
-        None until the application is configured, and when it is disabled.
+        None until the application is configured, and when a setting cannot be used.
     error
         The sentence that says why a setting left the application with plain Celery.
 
@@ -89,19 +89,23 @@ class Installation:
             settings = Settings.load(self.app.conf, **self._arguments)
             policy_class(settings.policy)
             configure_lane(self.app)
-            if settings.enable_continuous_learning and self.parts is None:
+            if self.parts is None:
                 self.parts = self._build(settings)
                 self._connect(self.parts)
         except SettingsError as error:
             self.error = error
             log.error("owl: %s Until then Celery routes as if owl_celery were not there.", error)
             return
-        if self.parts is not None:
+        if settings.enable_continuous_learning:
             self._add_route(self.parts.router)
 
     def is_routed(self) -> bool:
-        """Whether our router still is among the routes."""
-        return self.parts is None or self.parts.router in routes_of(self.app)
+        """Whether our router is among the routes, where it should be."""
+        return (
+            self.parts is None
+            or not self.parts.settings.enable_continuous_learning
+            or self.parts.router in routes_of(self.app)
+        )
 
     def warn_if_dropped(self) -> None:
         """Say once that a later assignment of ``task_routes`` dropped our router."""
@@ -123,17 +127,19 @@ class Installation:
             make_queue=self._make_queue,
             current_gpu_model=lambda: gpu.model,
         )
+        # Also when nothing is learned: it drains the worker and ends it with its supervisor.
         steps: tuple[type, ...] = (make_heartbeat_step(state, settings),)
-        if settings.embed_controller:
+        if settings.embed_controller and settings.enable_continuous_learning:
             steps += (make_controller_step(state, settings),)
         return Parts(settings, state, router, sync, outbox, Feedback(self.app, outbox, gpu), steps)
 
     def _connect(self, parts: Parts) -> None:
-        signals.before_task_publish.connect(stamp_and_check, weak=False, dispatch_uid=STAMP_UID)
-        parts.feedback.connect()
         self.app.steps["worker"].update(parts.steps)
-        atexit.register(parts.sync.close)
-        atexit.register(parts.outbox.close)
+        if parts.settings.enable_continuous_learning:
+            signals.before_task_publish.connect(stamp_and_check, weak=False, dispatch_uid=STAMP_UID)
+            parts.feedback.connect()
+            atexit.register(parts.sync.close)
+            atexit.register(parts.outbox.close)
 
     def _add_route(self, router: LearningRouterMixin) -> None:
         routes = routes_of(self.app)
@@ -257,7 +263,7 @@ def parts_of(app: Celery) -> Parts:
 
     """
     parts = installation_of(app).parts
-    if parts is None:
+    if parts is None or not parts.settings.enable_continuous_learning:
         raise OwlError("Setting ENABLE_CONTINUOUS_LEARNING is false: set it to true to use owl.")
     return parts
 

@@ -48,7 +48,8 @@ def view_of_task(
     2.0
 
     """
-    refinements = _refinements(type(task))
+    kind: Any = type(task)
+    refinements = _refinements(kind)
     if refinements is None:
         return TaskView(name[:MAX_NAME_LENGTH], tried=tried)
     refined_type, refined_size, model = (
