@@ -14,6 +14,12 @@ from owl_celery.simulate.conditions import Run
 Floats = npt.NDArray[np.float64]
 
 SEGMENTS: Final = 5
+LEAST_TASKS: Final = 1_000
+"""Fewer tell nothing."""
+
+UNSTABLE_SHARE: Final = 0.05
+"""A mean response time of more than this share of the run is no steady state."""
+
 UNSTABLE_DRIFT: Final = 0.005
 """A policy whose response time grows by this many seconds a second falls behind."""
 
@@ -101,15 +107,17 @@ def is_stable(arrived: Floats, response: Floats) -> bool:
 
     The run is cut into five parts of equally many tasks. A queue that gets more than it serves
     makes the mean of each part larger than the one before, in proportion to time; chance makes
-    single parts larger, and by less the longer the run.
+    single parts larger, and by less the longer the run. A backlog from before, that takes as long
+    to work off as one looks, is no steady state either.
     """
-    if len(response) < 20 * SEGMENTS:
+    if len(response) < LEAST_TASKS:
         return True
     means = [float(part.mean()) for part in np.array_split(response, SEGMENTS)]
     middles = [float(part.mean()) for part in np.array_split(arrived, SEGMENTS)]
-    span = middles[-1] - middles[0]
-    if span <= 0.0:
+    if middles[-1] <= middles[0]:
         return True
+    if float(response.mean()) > UNSTABLE_SHARE * float(arrived[-1] - arrived[0]):
+        return False
     slope = float(np.polyfit(middles, means, 1)[0])
     is_larger = means[-1] > 1.5 * means[0] and means[-1] > 1.2 * means[SEGMENTS // 2]
     return not (slope > UNSTABLE_DRIFT and is_larger)

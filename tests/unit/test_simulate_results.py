@@ -65,8 +65,9 @@ def test_growth_in_proportion_to_time_is_unstable_and_noise_is_not() -> None:
     assert is_stable(arrived, noise)
     assert not is_stable(arrived, noise + 0.02 * arrived)
     assert is_stable(arrived, noise + np.where(arrived < 100.0, 20.0, 0.0))
+    assert not is_stable(arrived, noise + 0.1 * (arrived[-1] - arrived))
     assert is_stable(np.zeros(5000), noise)
-    assert is_stable(arrived[:50], noise[:50])
+    assert is_stable(arrived[:500], noise[:500] + arrived[:500])
 
 
 def test_the_verdict_agrees_with_the_known_capacity_of_the_shared_queue() -> None:
