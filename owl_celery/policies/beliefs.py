@@ -41,6 +41,8 @@ class Beliefs:
         GPU memory the type needs on the GPU model, bytes, 0 where unknown.
     speeds, failing
         Speed factor of each queue where it is not 1, failure probability where it is not 0.
+    doubts
+        Variance left in each of ``speeds``, in units of that of a service time without samples.
     warm
         Where models are loaded, and how long loading takes.
     completed
@@ -55,6 +57,7 @@ class Beliefs:
     __slots__ = (
         "completed",
         "count",
+        "doubts",
         "failing",
         "failure",
         "is_final",
@@ -75,6 +78,7 @@ class Beliefs:
         self.failure: Floats = np.zeros((1, 1))
         self.needed: Floats = np.zeros((1, 1))
         self.speeds: Mapping[str, float] = {}
+        self.doubts: Mapping[str, float] = {}
         self.failing: Mapping[str, float] = {}
         self.warm = WarmModels()
         self.completed = 0
@@ -101,6 +105,7 @@ class Beliefs:
             "failure": _sparse(failure),
             "needed": _sparse(needed),
             "speeds": {name: round(value, 4) for name, value in self.speeds.items()},
+            "doubts": {name: round(value, 4) for name, value in self.doubts.items()},
             "failing": {name: round(value, 4) for name, value in self.failing.items()},
             "warm": self.warm.state(),
         }
@@ -126,6 +131,7 @@ class Beliefs:
             beliefs.failure = _dense(snapshot.get("failure", ()), shape)
             beliefs.needed = _dense(snapshot.get("needed", ()), shape)
             beliefs.speeds = {str(k): float(v) for k, v in snapshot.get("speeds", {}).items()}
+            beliefs.doubts = {str(k): float(v) for k, v in snapshot.get("doubts", {}).items()}
             beliefs.failing = {str(k): float(v) for k, v in snapshot.get("failing", {}).items()}
             beliefs.completed = int(snapshot["completed"])
             if "warm" in snapshot:
@@ -140,6 +146,7 @@ class Beliefs:
             and bool(np.isfinite(beliefs.needed).all())
             and all(math.isfinite(v) and v > 0.0 for v in beliefs.speeds.values())
             and all(0.0 <= v <= 1.0 for v in beliefs.failing.values())
+            and all(0.0 <= v <= 1.0 for v in beliefs.doubts.values())
         )
         if not is_sane:
             raise StateError("The policy snapshot is damaged: a number is out of bounds.")
@@ -178,6 +185,8 @@ class Layout:
         Column of each queue's GPU model, shape (N,).
     speeds
         Speed factor of each queue, shape (N,).
+    doubts
+        Variance left in it, shape (N,).
     failing
         Failure probability of each queue itself, shape (N,).
 
@@ -190,6 +199,7 @@ class Layout:
         "_types",
         "_version",
         "columns",
+        "doubts",
         "failing",
         "speeds",
     )
@@ -201,10 +211,15 @@ class Layout:
         columns = np.array([beliefs.models.get(model, 0) for model in fleet.models], dtype=np.int64)
         self.columns: Ints = columns[fleet.model_index] if len(fleet) else columns
         self.speeds: Floats = np.ones(len(fleet))
+        self.doubts: Floats = np.zeros(len(fleet))
         self.failing: Floats = np.zeros(len(fleet))
         if beliefs.speeds or beliefs.failing:
             position = {name: row for row, name in enumerate(fleet.names)}
-            for column, values in ((self.speeds, beliefs.speeds), (self.failing, beliefs.failing)):
+            for column, values in (
+                (self.speeds, beliefs.speeds),
+                (self.doubts, beliefs.doubts),
+                (self.failing, beliefs.failing),
+            ):
                 for name, value in values.items():
                     if name in position:
                         column[position[name]] = value
@@ -231,7 +246,8 @@ class Layout:
         beliefs = self._beliefs
         row = beliefs.types.get(task_type, 0)
         service = bounded(beliefs.service[row].take(self.columns) * self.speeds)
-        uncertainty = (1.0 / np.sqrt(beliefs.count[row] + 1.0)).take(self.columns)
+        variance = (1.0 / (beliefs.count[row] + 1.0)).take(self.columns)
+        uncertainty = np.sqrt(np.minimum(variance + self.doubts, 1.0))
         failure, needed = beliefs.failure[row], beliefs.needed[row]
         can_fail = bool(beliefs.failing) or bool(failure.any())
         return TypeColumns(

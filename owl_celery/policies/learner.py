@@ -159,7 +159,8 @@ class Learner:
         beliefs.completed = self.service_times.completed
         version = self.speeds.version + self.failures.version
         if version != beliefs.version:
-            beliefs.speeds, beliefs.failing = self.speeds.factors(), self.failures.queues()
+            beliefs.speeds, beliefs.doubts = self.speeds.factors(), self.speeds.doubts()
+            beliefs.failing = self.failures.queues()
             beliefs.version = version
 
     def state(self) -> dict[str, Any]:
