@@ -49,7 +49,7 @@ def main(
     results_path: Path,
     output: Path,
 ) -> None:
-    """Compare the routing policy with its baselines; takes hours, in pieces if need be."""
+    """Compare the routing policy with its baselines; an hour or two, in pieces if need be."""
     results = Results(results_path)
     rows = measures(policy)
     if not baselines_only and policy not in contender_names():
