@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from owl_celery.types import TaskView
+from owl_celery.types import MAX_SIZE, MIN_SIZE, TaskView
 from owl_celery.wire import MAX_NAME_LENGTH
 
 
@@ -36,7 +35,7 @@ def view_of_task(
     Raises
     ------
     ValueError
-        When a refinement gives a size that is not a positive finite number.
+        When a refinement gives a size out of bounds.
     Exception
         Whatever the author's function raises.
 
@@ -56,8 +55,10 @@ def view_of_task(
         _evaluate(refinement, args or (), kwargs or {}) for refinement in refinements
     )
     size = 1.0 if refined_size is None else float(refined_size)
-    if not (math.isfinite(size) and size > 0.0):
-        raise ValueError(f"owl_size of task {name} gave {size}; it must be a positive number")
+    if not MIN_SIZE <= size <= MAX_SIZE:
+        raise ValueError(
+            f"owl_size of task {name} must be a number from {MIN_SIZE:g} to {MAX_SIZE:g}"
+        )
     task_type = name if refined_type is None else str(refined_type)
     return TaskView(
         task_type=task_type[:MAX_NAME_LENGTH],

@@ -7,6 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
+
+MIN_SIZE: Final = 1e-9
+MAX_SIZE: Final = 1e15
+"""Bounds of a task's size; bytes are a size that authors give."""
 
 
 class TryState(StrEnum):
@@ -38,7 +43,8 @@ class TaskView:
     task_type
         The Celery task name, or the finer key its author gave by ``owl_type``.
     size
-        Relative amount of work, > 0; service time is taken as proportional to it.
+        Relative amount of work, in [``MIN_SIZE``, ``MAX_SIZE``]; service time is taken as
+        proportional to it.
     model
         Name of the machine-learning model the task needs loaded, if any.
     tried
