@@ -121,11 +121,11 @@ def dumps(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), allow_nan=False)
 
 
-def bounded_number(value: object, default: float = 0.0, most: float = MAX_SECONDS) -> float:
-    """Read a number, by default a duration; what is not in [0, most] is ``default``."""
+def bounded_seconds(value: object, default: float = 0.0, longest: float = MAX_SECONDS) -> float:
+    """Read a number, most often a duration; what is not in [0, longest] is ``default``."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return default
-    return float(value) if math.isfinite(value) and 0.0 <= value <= most else default
+    return float(value) if math.isfinite(value) and 0.0 <= value <= longest else default
 
 
 def bounded_text(value: object, default: str = "") -> str:
@@ -203,7 +203,7 @@ class TaskHeader:
         """Read a header from a message; None when there is none or it makes no sense."""
         if not isinstance(value, Mapping) or not isinstance(value.get("d"), str):
             return None
-        size = bounded_number(value.get("z"), 1.0, MAX_SIZE)
+        size = bounded_seconds(value.get("z"), 1.0, MAX_SIZE)
         seconds = value.get("s")
         propensity = value.get("p")
         version = value.get("m")
@@ -213,13 +213,13 @@ class TaskHeader:
             queue=bounded_text(value.get("q")),
             algorithm=bounded_text(value.get("a"), "celery"),
             task_type=bounded_text(value.get("k")),
-            published_at=bounded_number(value.get("t"), most=MAX_UNIX_TIME),
+            published_at=bounded_seconds(value.get("t"), longest=MAX_UNIX_TIME),
             size=size if size >= MIN_SIZE else 1.0,
             model=bounded_text(value["w"]) if isinstance(value.get("w"), str) else None,
-            service_seconds=None if seconds is None else bounded_number(seconds),
+            service_seconds=None if seconds is None else bounded_seconds(seconds),
             policy_version=version if isinstance(version, int) else 0,
             explored=bool(value.get("x")),
-            propensity=None if propensity is None else bounded_number(propensity),
+            propensity=None if propensity is None else bounded_seconds(propensity),
             tried=tuple(bounded_text(t) for t in tried[:16]) if isinstance(tried, list) else (),
         )
 
