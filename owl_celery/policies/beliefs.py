@@ -12,7 +12,7 @@ from owl_celery.errors import StateError
 from owl_celery.fleet import Bools, Fleet, Floats, Ints
 from owl_celery.policies.failures import CLOSED_PROBABILITY, success_ratio
 from owl_celery.policies.warm import WarmModels
-from owl_celery.types import TaskView
+from owl_celery.types import MAX_SIZE, MIN_SIZE, TaskView
 
 SNAPSHOT_TYPES: Final = 2_000
 """Most recently seen types that a snapshot carries; others are predicted as unseen ones."""
@@ -22,7 +22,6 @@ KEPT_TYPES: Final = 200
 
 MIN_SECONDS: Final = 1e-6
 MAX_SECONDS: Final = 10.0 * 365 * 86_400
-MAX_SIZE: Final = 1e9
 MAX_LOAD_SECONDS: Final = 1e12
 
 
@@ -41,8 +40,8 @@ class Beliefs:
         GPU memory the type needs on the GPU model, bytes, 0 where unknown.
     speeds, failing
         Speed factor of each queue where it is not 1, failure probability where it is not 0.
-    doubts
-        Variance left in each of ``speeds``, in units of that of a service time without samples.
+    confirmed
+        The factors of ``speeds`` as last measured: to count on less is to explore.
     warm
         Where models are loaded, and how long loading takes.
     completed
@@ -56,8 +55,8 @@ class Beliefs:
 
     __slots__ = (
         "completed",
+        "confirmed",
         "count",
-        "doubts",
         "failing",
         "failure",
         "is_final",
@@ -78,7 +77,7 @@ class Beliefs:
         self.failure: Floats = np.zeros((1, 1))
         self.needed: Floats = np.zeros((1, 1))
         self.speeds: Mapping[str, float] = {}
-        self.doubts: Mapping[str, float] = {}
+        self.confirmed: Mapping[str, float] = {}
         self.failing: Mapping[str, float] = {}
         self.warm = WarmModels()
         self.completed = 0
@@ -105,7 +104,7 @@ class Beliefs:
             "failure": _sparse(failure),
             "needed": _sparse(needed),
             "speeds": {name: round(value, 4) for name, value in self.speeds.items()},
-            "doubts": {name: round(value, 4) for name, value in self.doubts.items()},
+            "confirmed": {name: round(value, 4) for name, value in self.confirmed.items()},
             "failing": {name: round(value, 4) for name, value in self.failing.items()},
             "warm": self.warm.state(),
         }
@@ -131,7 +130,8 @@ class Beliefs:
             beliefs.failure = _dense(snapshot.get("failure", ()), shape)
             beliefs.needed = _dense(snapshot.get("needed", ()), shape)
             beliefs.speeds = {str(k): float(v) for k, v in snapshot.get("speeds", {}).items()}
-            beliefs.doubts = {str(k): float(v) for k, v in snapshot.get("doubts", {}).items()}
+            confirmed = snapshot.get("confirmed", {})
+            beliefs.confirmed = {str(k): float(v) for k, v in confirmed.items()}
             beliefs.failing = {str(k): float(v) for k, v in snapshot.get("failing", {}).items()}
             beliefs.completed = int(snapshot["completed"])
             if "warm" in snapshot:
@@ -146,7 +146,7 @@ class Beliefs:
             and bool(np.isfinite(beliefs.needed).all())
             and all(math.isfinite(v) and v > 0.0 for v in beliefs.speeds.values())
             and all(0.0 <= v <= 1.0 for v in beliefs.failing.values())
-            and all(0.0 <= v <= 1.0 for v in beliefs.doubts.values())
+            and all(math.isfinite(v) and v > 0.0 for v in beliefs.confirmed.values())
         )
         if not is_sane:
             raise StateError("The policy snapshot is damaged: a number is out of bounds.")
@@ -159,6 +159,8 @@ class TypeColumns(NamedTuple):
 
     Attributes
     ----------
+    per_size
+        Service seconds of each unit of size; tiny where the size counts bytes.
     service
         Service seconds at size 1, within the bounds.
     uncertainty
@@ -170,6 +172,7 @@ class TypeColumns(NamedTuple):
 
     """
 
+    per_size: Floats
     service: Floats
     uncertainty: Floats
     success: Floats | None
@@ -185,8 +188,8 @@ class Layout:
         Column of each queue's GPU model, shape (N,).
     speeds
         Speed factor of each queue, shape (N,).
-    doubts
-        Variance left in it, shape (N,).
+    caution
+        What the confirmed factor is of the one believed, shape (N,); None when 1 everywhere.
     failing
         Failure probability of each queue itself, shape (N,).
 
@@ -198,8 +201,8 @@ class Layout:
         "_names",
         "_types",
         "_version",
+        "caution",
         "columns",
-        "doubts",
         "failing",
         "speeds",
     )
@@ -211,18 +214,22 @@ class Layout:
         columns = np.array([beliefs.models.get(model, 0) for model in fleet.models], dtype=np.int64)
         self.columns: Ints = columns[fleet.model_index] if len(fleet) else columns
         self.speeds: Floats = np.ones(len(fleet))
-        self.doubts: Floats = np.zeros(len(fleet))
+        self.caution: Floats | None = None
         self.failing: Floats = np.zeros(len(fleet))
         if beliefs.speeds or beliefs.failing:
             position = {name: row for row, name in enumerate(fleet.names)}
             for column, values in (
                 (self.speeds, beliefs.speeds),
-                (self.doubts, beliefs.doubts),
                 (self.failing, beliefs.failing),
             ):
                 for name, value in values.items():
                     if name in position:
                         column[position[name]] = value
+            if beliefs.confirmed:
+                self.caution = np.ones(len(fleet))
+                for name, value in beliefs.confirmed.items():
+                    if name in position:
+                        self.caution[position[name]] = value / self.speeds[position[name]]
 
     def fits(self, beliefs: Beliefs, fleet: Fleet) -> bool:
         """Whether this layout is of these beliefs as they are now, and of these very queues."""
@@ -245,13 +252,13 @@ class Layout:
     def _lay_out(self, task_type: str) -> TypeColumns:
         beliefs = self._beliefs
         row = beliefs.types.get(task_type, 0)
-        service = bounded(beliefs.service[row].take(self.columns) * self.speeds)
-        variance = (1.0 / (beliefs.count[row] + 1.0)).take(self.columns)
-        uncertainty = np.sqrt(np.minimum(variance + self.doubts, 1.0))
+        per_size = beliefs.service[row].take(self.columns) * self.speeds
+        uncertainty = (1.0 / np.sqrt(beliefs.count[row] + 1.0)).take(self.columns)
         failure, needed = beliefs.failure[row], beliefs.needed[row]
         can_fail = bool(beliefs.failing) or bool(failure.any())
         return TypeColumns(
-            service,
+            per_size,
+            bounded(per_size),
             uncertainty,
             success_ratio(failure.take(self.columns), self.failing) if can_fail else None,
             needed.take(self.columns) if needed.any() else None,
@@ -306,9 +313,9 @@ def load_seconds(fleet: Fleet, now: float) -> tuple[Floats, Floats]:
     return residual, np.minimum(fleet.wait_seconds(now), MAX_LOAD_SECONDS)
 
 
-def sized(service: Floats, size: float) -> Floats:
-    """Service times of a task of this size, by those at size 1; do not write to the result."""
-    return service if size == 1.0 else bounded(usable_size(size) * service)
+def sized(columns: TypeColumns, size: float) -> Floats:
+    """Service times of a task of this size; do not write to the result."""
+    return columns.service if size == 1.0 else bounded(usable_size(size) * columns.per_size)
 
 
 def bounded(seconds: Floats) -> Floats:
@@ -319,7 +326,7 @@ def bounded(seconds: Floats) -> Floats:
 
 def usable_size(size: float) -> float:
     """A task's size, or 1 when it makes no sense."""
-    return min(max(size, 1.0 / MAX_SIZE), MAX_SIZE) if size > 0.0 else 1.0
+    return min(max(size, MIN_SIZE), MAX_SIZE) if size > 0.0 else 1.0
 
 
 def rounded(values: Floats) -> list[Any]:

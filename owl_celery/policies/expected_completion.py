@@ -110,7 +110,7 @@ class ExpectedCompletion(Policy):
         layout = self._laid_out(fleet)
         is_open = layout.sensible_mask(task, fleet, is_open)
         columns = layout.of_type(task.task_type)
-        service = sized(columns.service, task.size)
+        service = sized(columns, task.size)
         residual, wait = load_seconds(fleet, now)
         if task.model is None:
             cost = self._cost(service, layout, fleet, residual)
@@ -134,6 +134,11 @@ class ExpectedCompletion(Policy):
                 noisy = np.where(is_open, noisy, np.inf)
             # Noise leaves no ties.
             row = int(noisy.argmin())
+            if layout.caution is not None:
+                # To send work to a GPU because it may have recovered is to explore, too.
+                greedy = wait_score + cost * layout.caution
+                if not is_all_open:
+                    greedy = np.where(is_open, greedy, np.inf)
             explored = bool(greedy[row] > greedy[greedy.argmin()])
         else:
             row, ties = pick_least(greedy, self._random)

@@ -159,7 +159,7 @@ class Learner:
         beliefs.completed = self.service_times.completed
         version = self.speeds.version + self.failures.version
         if version != beliefs.version:
-            beliefs.speeds, beliefs.doubts = self.speeds.factors(), self.speeds.doubts()
+            beliefs.speeds, beliefs.confirmed = self.speeds.factors(), self.speeds.confirmed()
             beliefs.failing = self.failures.queues()
             beliefs.version = version
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 import numpy as np
 
+from owl_celery.errors import StateError
 from owl_celery.fleet import Fleet, Floats
-from owl_celery.policies.beliefs import MAX_LOAD_SECONDS, Layout
+from owl_celery.policies.beliefs import MAX_LOAD_SECONDS, Layout, load_seconds
 from owl_celery.policies.expected_completion import ExpectedCompletion
 from owl_celery.policies.plan import MAX_TYPES, Planner, Prices
+from owl_celery.policies.value import Slope, ValueFunction, trusted
 from owl_celery.types import TaskView
 
 if TYPE_CHECKING:
@@ -22,6 +25,9 @@ BACKLOG_GAIN: Final = 1.5
 PLAN_ARRIVALS: Final = 20
 """Arrivals between two plans."""
 
+EVALUATED_TYPES: Final = 64
+"""Most frequent types whose response the value function is learned from."""
+
 CLOSED_FACTOR: Final = 1e3
 """What a service time is multiplied by in the plan where no GPU of a model has enough memory."""
 
@@ -31,7 +37,8 @@ class PricedQ(ExpectedCompletion):
 
     The future cost of a second of work is the price of the GPU model in a static plan for the
     present arrivals (``plan``), plus the backlog of the fleet weighted by those prices: the fuller
-    the fleet, the less a task may waste what is scarce.
+    the fleet, the less a task may waste what is scarce. Temporal differences correct it within a
+    trust region (``value``).
 
     Parameters
     ----------
@@ -39,6 +46,8 @@ class PricedQ(ExpectedCompletion):
         Width of the noise on uncertain service times, 0-1.
     enable_reinforcement_learning
         False: no prices and no noise, as ``ExpectedCompletion`` without noise.
+    learning_rate
+        Step of the weights of the value function, in (0, 1].
     max_types
         Task types remembered; the one seen longest ago is forgotten first.
     seed
@@ -61,10 +70,15 @@ class PricedQ(ExpectedCompletion):
         self,
         exploration_rate: float = 0.2,
         enable_reinforcement_learning: bool = True,
+        learning_rate: float = 0.1,
         max_types: int = 10_000,
         seed: int | None = None,
     ) -> None:
         super().__init__(exploration_rate, enable_reinforcement_learning, max_types, seed)
+        self.learning_rate = learning_rate
+        self._value = ValueFunction(learning_rate)
+        self._learned_slope: Slope | None = None
+        self._slope: Slope | None = None
         self._planner = Planner()
         self._planned_prices: Prices | None = None
         self._prices: Prices | None = None
@@ -78,6 +92,7 @@ class PricedQ(ExpectedCompletion):
         return cls(
             exploration_rate=settings.exploration_rate,
             enable_reinforcement_learning=settings.enable_reinforcement_learning,
+            learning_rate=settings.learning_rate,
             seed=settings.seed,
         )
 
@@ -101,6 +116,7 @@ class PricedQ(ExpectedCompletion):
         super().tick(fleet, now)
         self._fleet = fleet
         self._plan(fleet, now)
+        self._evaluate(fleet, now)
 
     def _plan(self, fleet: Fleet, now: float) -> None:
         self._arrivals, self._planned_at = 0, now
@@ -129,6 +145,34 @@ class PricedQ(ExpectedCompletion):
         if self._beliefs is beliefs:
             self._prices = self._planned_prices
 
+    def _evaluate(self, fleet: Fleet, now: float) -> None:
+        """Let the value function see the fleet, and what a task arriving now has to expect."""
+        prices, beliefs = self._planned_prices, self._learner.beliefs
+        names, shares = self._planner.rates.mix(EVALUATED_TYPES)
+        if prices is None or not names:
+            return
+        layout, columns = Layout(beliefs, fleet), _PriceColumns(prices, fleet)
+        residual, wait = load_seconds(fleet, now)
+        base, slope = columns.pressure(fleet, residual)
+        rows = np.array([beliefs.types.get(name, 0) for name in names])
+        sizes = self._learner.mean_sizes(rows)[:, None]
+        service = sizes * beliefs.service[rows][:, layout.columns] * layout.speeds
+        score = wait + service * (1.0 + base + slope * service)
+        chosen = np.where(fleet.is_open, score, np.inf).argmin(axis=1)
+        response = wait[chosen] + service[np.arange(len(rows)), chosen]
+        first = np.unique(fleet.model_index, return_index=True)[1]
+        self._learned_slope = self._value.observe(
+            fleet.models,
+            _by_model(fleet, residual),
+            len(fleet),
+            float(shares @ response),
+            self._planner.rates.rate,
+            (columns.premium[first], math.sqrt(BACKLOG_GAIN) * columns.heavy_share[first]),
+            now,
+        )
+        if self._beliefs is beliefs:
+            self._slope = self._learned_slope
+
     def _cost(self, service: Floats, layout: Layout, fleet: Fleet, residual: Floats) -> Floats:
         base, slope = self._pressure(layout, fleet, residual)
         return service * (1.0 + base + slope * service)
@@ -140,43 +184,66 @@ class PricedQ(ExpectedCompletion):
         columns = self._columns
         if columns is None or columns.prices is not prices or columns.names is not fleet.names:
             columns = self._columns = _PriceColumns(prices, fleet)
-        running = float(columns.present_share @ residual)
-        queued = min(float(columns.heavy_share @ fleet.waiting_seconds), MAX_LOAD_SECONDS)
-        backlog = running + queued
-        if backlog > 0.0:
-            share = (running / backlog) * columns.present_share
-            share += (queued / backlog) * columns.heavy_share
-        else:
-            share = columns.present_share
-        weight = BACKLOG_GAIN * len(fleet) * share
-        return columns.premium + weight * backlog, 0.5 * weight * share
+        base, slope = columns.pressure(fleet, residual)
+        learned = self._slope
+        if learned is not None and learned.models == fleet.models:
+            by_model = learned.at(_by_model(fleet, residual))
+            base = trusted(base, by_model[fleet.model_index])
+        return base, slope
 
     def snapshot(self) -> Mapping[str, Any]:
-        prices = self._planned_prices
-        return {**super().snapshot(), "prices": None if prices is None else prices.encode()}
+        return {**super().snapshot(), **self._future()}
+
+    def _future(self) -> dict[str, Any]:
+        prices, slope = self._planned_prices, self._learned_slope
+        return {
+            "prices": None if prices is None else prices.encode(),
+            "slope": None if slope is None else slope.encode(),
+        }
 
     def apply_snapshot(self, snapshot: Mapping[str, Any]) -> None:
-        encoded = snapshot.get("prices")
-        prices = None if encoded is None else Prices.decode(encoded)
+        prices, slope = _read_future(snapshot)
         super().apply_snapshot(snapshot)
-        self._prices = prices
+        self._prices, self._slope = prices, slope
 
     def state(self) -> Mapping[str, Any]:
-        prices = self._planned_prices
         return {
             **super().state(),
+            **self._future(),
             "plan": self._planner.state(),
-            "prices": None if prices is None else prices.encode(),
+            "value": self._value.state(),
             "arrivals": [self._arrivals, self._planned_at],
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
+        planner, value = Planner(), ValueFunction(self.learning_rate)
+        try:
+            planner.restore(state["plan"])
+            value.restore(state["value"])
+            arrivals, planned_at = state["arrivals"]
+            prices, slope = _read_future(state)
+        except (KeyError, TypeError, ValueError) as error:
+            raise StateError("The saved policy state lacks a part.") from error
         super().restore(state)
-        self._planner.restore(state["plan"])
-        encoded = state["prices"]
-        self._planned_prices = None if encoded is None else Prices.decode(encoded)
-        self._prices = self._planned_prices
-        self._arrivals, self._planned_at = state["arrivals"]
+        self._planner, self._value = planner, value
+        self._arrivals, self._planned_at = int(arrivals), planned_at
+        self._prices = self._planned_prices = prices
+        self._slope = self._learned_slope = slope
+
+
+def _read_future(encoded: Mapping[str, Any]) -> tuple[Prices | None, Slope | None]:
+    prices, slope = encoded.get("prices"), encoded.get("slope")
+    return (
+        None if prices is None else Prices.decode(prices),
+        None if slope is None else Slope.decode(slope),
+    )
+
+
+def _by_model(fleet: Fleet, residual: Floats) -> Floats:
+    """Seconds of work on each GPU model, shape (C,)."""
+    backlog = np.minimum(residual + fleet.waiting_seconds, MAX_LOAD_SECONDS)
+    total = np.bincount(fleet.model_index, backlog, minlength=len(fleet.models))
+    return total.astype(np.float64, copy=False)
 
 
 class _PriceColumns:
@@ -190,3 +257,16 @@ class _PriceColumns:
         self.premium = present - 1.0
         self.present_share = present / present.sum()
         self.heavy_share = heavy / heavy.sum()
+
+    def pressure(self, fleet: Fleet, residual: Floats) -> tuple[Floats, Floats]:
+        """Future cost of one more second on each queue by the plan, ``base + slope * seconds``."""
+        running = float(self.present_share @ residual)
+        queued = min(float(self.heavy_share @ fleet.waiting_seconds), MAX_LOAD_SECONDS)
+        backlog = running + queued
+        if backlog > 0.0:
+            share = (running / backlog) * self.present_share
+            share += (queued / backlog) * self.heavy_share
+        else:
+            share = self.present_share
+        weight = BACKLOG_GAIN * len(fleet) * share
+        return self.premium + weight * backlog, 0.5 * weight * share

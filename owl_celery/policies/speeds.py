@@ -73,9 +73,9 @@ class SpeedFactors:
         """Factor of each queue whose factor is not 1."""
         return {name: queue.factor for name, queue in self._flagged.items()}
 
-    def doubts(self) -> dict[str, float]:
-        """Variance left in each of these factors, 1 without samples of what the GPU does now."""
-        return {name: 1.0 / (queue.count + 1.0) for name, queue in self._flagged.items()}
+    def confirmed(self) -> dict[str, float]:
+        """Each of these factors as last measured, before it began to return to 1."""
+        return {name: queue.mean for name, queue in self._flagged.items()}
 
     def factor(self, name: str) -> float:
         """Factor of one queue; 1 when nothing is known against it."""

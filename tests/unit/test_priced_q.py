@@ -259,7 +259,7 @@ def test_prices_beat_learned_expected_completion_by_a_margin() -> None:
 
 def test_exploration_fades_and_returns_after_drift() -> None:
     scenario = Scenario(gavel_table(), FLEET, 0.7, tasks=9_000, warmup=0)
-    instance, tasks, _ = scenario.world(0)
+    instance, tasks, _ = scenario.world(2)
     middle = float(tasks.times[6_000])
     faults = tuple(
         Fault(middle, Action.THROTTLE, f"gpu.host.{row}", value=0.25) for row in range(8, 10)
@@ -275,4 +275,4 @@ def test_exploration_fades_and_returns_after_drift() -> None:
     Simulation(instance, tasks, Watched(seed=0), Conditions(faults=faults)).run()
     share = [float(np.mean(part)) for part in np.array_split(explored, 9)]
     assert share[0] > 2.0 * share[5]
-    assert share[6] > 1.2 * share[5]
+    assert share[6] > 1.25 * share[5]
