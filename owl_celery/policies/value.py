@@ -31,7 +31,7 @@ FIRST_SOLUTION: Final = 100
 SOLVE_EVERY: Final = 10
 """Samples before the first solution, and between two."""
 
-TRUST: Final = 1.25
+TRUST: Final = 1.15
 """The learned price of a second stays within this factor of the plan's."""
 
 MAX_GAP_SERVICES: Final = 100.0
