@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from owl_celery.types import Outcome, TryState
+from owl_celery.types import MAX_SIZE, MIN_SIZE, Outcome, TryState
 from owl_celery.wire import MAX_NAME_LENGTH, MAX_SECONDS
 
-MIN_SIZE: Final = 1e-9
-MAX_SIZE: Final = 1e9
 MAX_ATTEMPT: Final = 2**31 - 1
 MAX_BYTES: Final = 2**62
 """Larger whole numbers do not fit a database's."""
@@ -33,8 +31,8 @@ NAMES: Final = (
 def sane(outcome: Outcome) -> Outcome | None:
     """The outcome with its names cut to 255 characters; None when a value is absurd.
 
-    Absurd is a value of another type than declared, a duration, size or time that is negative,
-    not finite or beyond ten years, and a name that no database can hold.
+    Absurd is a value of another type than declared, a duration or time that is negative, not
+    finite or out of all reach, a size out of bounds, and a name that no database can hold.
     """
     is_sane = (
         isinstance(outcome.state, TryState)

@@ -9,13 +9,15 @@ import math
 from typing import Any, ClassVar
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from owl_celery.aggregates import OTHER, Aggregates, Learned, SavedPolicy
 from owl_celery.book import CURVE_BUCKETS, MAX_ALGORITHMS, MAX_GPU_MODELS
+from owl_celery.task_view import view_of_task
 from owl_celery.tracker import TaskPerformanceTracker
-from owl_celery.types import Outcome, TryState
+from owl_celery.types import MAX_SIZE, MIN_SIZE, Outcome, TryState
+from owl_celery.wire import MAX_SECONDS, TaskHeader, decode_event, encode_event
 from tests.learning import STARTED_AT, CountingPolicy, outcome, stream
 
 
@@ -130,6 +132,36 @@ def test_an_absurd_outcome_is_refused_and_counted(
     assert (len(batch.accepted), batch.refused) == (1, 1)
     assert tracker.refused_count == 1
     assert policy.counts == {"train": 1}
+
+
+@given(st.floats(MIN_SIZE, MAX_SIZE) | st.integers(1, int(MAX_SIZE)))
+@example(MIN_SIZE)
+@example(MAX_SIZE)
+def test_every_size_that_an_author_may_give_arrives_as_it_is(size: float) -> None:
+    class Sized:
+        owl_size = size
+
+    view = view_of_task("train", (), {}, Sized())
+    header = TaskHeader("d", "gpu.a.0", "celery", view.task_type, 0.0, size=view.size)
+    read = TaskHeader.decode(json.loads(json.dumps(header.encode())))
+    assert read is not None
+    sent = outcome(size=read.size, service_seconds=MAX_SECONDS)
+    event = decode_event(encode_event(sent))
+    assert event == sent
+    tracker = TaskPerformanceTracker(CountingPolicy())
+    (accepted,) = tracker.record([sent], now=0.0).accepted
+    assert accepted.size == size
+    (service,) = tracker.services
+    assert math.isfinite(service.mean_seconds)
+
+
+@pytest.mark.parametrize(
+    "size", [math.nextafter(MIN_SIZE, 0.0), math.nextafter(MAX_SIZE, math.inf), math.nan]
+)
+def test_a_size_that_no_author_may_give_is_refused(
+    tracker: TaskPerformanceTracker, size: float
+) -> None:
+    assert tracker.record([outcome(size=size)], now=0.0).refused == 1
 
 
 def test_a_long_name_is_cut(tracker: TaskPerformanceTracker) -> None:
