@@ -13,10 +13,13 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import wraps
 from typing import Any, Final, ParamSpec
 
+from billiard.exceptions import WorkerLostError
 from celery import Celery, signals
+from celery.exceptions import Reject
 
 from owl_celery.gpus import CurrentGpu
 from owl_celery.memory_errors import is_out_of_memory
@@ -124,11 +127,12 @@ class Feedback:
         if request is None or not self._is_reported(request.task):
             return
         headers = request.request_dict
+        header = header_in(headers)
         received = Try(
             task_id=request.id,
             attempt=int(headers.get("retries") or 0),
-            view=TaskView(request.name),
-            header=header_in(headers),
+            view=view_in(header, request.name),
+            header=header,
             queue=self._queue(headers.get("delivery_info") or request.delivery_info),
             worker_id=str(request.hostname),
             started=self._clock(),
@@ -151,7 +155,8 @@ class Feedback:
         if request.is_eager or request.called_directly or not self._is_reported(task):
             return
         header = TaskHeader.decode(getattr(request, "owl", None)) or header_in(request.headers)
-        wait = self._wall_clock() - header.published_at if header and header.published_at else None
+        due = due_time(header, getattr(request, "eta", None))
+        wait = None if due is None else self._wall_clock() - due
         running = Try(
             task_id=task_id,
             attempt=int(request.retries or 0),
@@ -178,25 +183,30 @@ class Feedback:
         )
         reset_peak_memory()
 
-    def failed(
-        self, task_id: str = "", exception: BaseException | None = None, **_: Any
-    ) -> None:
+    def failed(self, task_id: str = "", exception: BaseException | None = None, **_: Any) -> None:
         """Child: keep the error for the end of the try. Parent: the child was lost."""
         running = self._running.get(task_id)
         if running is not None:
             running.error = exception
-            return
-        received = self._received.pop(task_id, None)
-        if received is not None:
-            received.error = exception
-            self._report(received, TryState.LOST)
+        elif not isinstance(exception, Reject):  # The author's own choice, made in the child.
+            self._lost(task_id, exception)
 
     def retried(self, request: Any = None, reason: Any = None, **_: Any) -> None:
-        """Child: keep the error that the task retries for."""
-        running = self._running.get(request.id) if request is not None else None
+        """Child: keep the error that the task retries for. Parent: the child was lost."""
+        if request is None:
+            return
+        error = getattr(reason, "exc", None)
+        running = self._running.get(request.id)
         if running is not None:
-            error = getattr(reason, "exc", None)
             running.error = error if isinstance(error, BaseException) else None
+        elif isinstance(error, WorkerLostError):
+            self._lost(request.id, error)
+
+    def _lost(self, task_id: str, error: BaseException | None) -> None:
+        received = self._received.pop(task_id, None)
+        if received is not None:
+            received.error = error
+            self._report(received, TryState.LOST)
 
     def postrun(self, task_id: str = "", state: str | None = None, **_: Any) -> None:
         """Child: a try ended."""
@@ -223,8 +233,8 @@ class Feedback:
                 task_id=ended.task_id,
                 decision_id=header.decision_id if header else "",
                 attempt=ended.attempt,
-                task_type=header.task_type if header and header.task_type else ended.view.task_type,
-                size=header.size if header else ended.view.size,
+                task_type=ended.view.task_type,
+                size=ended.view.size,
                 queue=ended.queue,
                 worker_id=ended.worker_id,
                 gpu_model=self._gpu.model,
@@ -238,7 +248,7 @@ class Feedback:
                 error=None if ended.error is None else type(ended.error).__name__,
                 out_of_memory=is_out_of_memory(ended.error),
                 peak_memory_bytes=peak_memory_bytes(),
-                model=header.model if header else ended.view.model,
+                model=ended.view.model,
             )
         )
 
@@ -252,8 +262,10 @@ class Feedback:
         kwargs: Mapping[str, Any] | None,
         header: TaskHeader | None,
     ) -> TaskView:
-        if header is not None and header.task_type:
-            return TaskView(header.task_type, header.size, header.model)
+        described = view_in(header, task.name)
+        if described != TaskView(task.name):
+            return described
+        # Sent without our header, or by a producer that knows the task by its name only.
         try:
             return view_of_task(task.name, args, kwargs, task)
         except Exception:
@@ -281,6 +293,28 @@ class Feedback:
         return guarded
 
 
+def view_in(header: TaskHeader | None, name: str) -> TaskView:
+    """Describe a task as its producer did, or by its name without a header."""
+    if header is None or not header.task_type:
+        return TaskView(name)
+    return TaskView(header.task_type, header.size, header.model)
+
+
+def due_time(header: TaskHeader | None, eta: str | None) -> float | None:
+    """Unix time from which a task waited: when it was published, or its eta; None if unknown."""
+    if header is None or not header.published_at:
+        return None
+    if not eta:
+        return header.published_at
+    try:
+        moment = datetime.fromisoformat(eta)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return max(header.published_at, moment.timestamp())
+
+
 def reset_peak_memory() -> None:
     """Start measuring the peak of this try, where PyTorch has the GPU in use."""
     torch = sys.modules.get("torch")
@@ -291,6 +325,10 @@ def reset_peak_memory() -> None:
 def peak_memory_bytes() -> int | None:
     """Peak GPU memory that PyTorch reserved since the last reset; None when it is not in use."""
     torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_initialized():
+    try:
+        if torch is None or not torch.cuda.is_initialized():
+            return None
+        return int(torch.cuda.max_memory_reserved())
+    except Exception:
+        # A reading is not worth an outcome.
         return None
-    return int(torch.cuda.max_memory_reserved())

@@ -21,7 +21,7 @@ from owl_celery.heartbeat import make_heartbeat_step
 from owl_celery.lane import add_worker_options, configure_lane
 from owl_celery.outbox import Outbox
 from owl_celery.policies import policy_class
-from owl_celery.redis_state import RedisState, open_state
+from owl_celery.redis_state import REDIS_SCHEMES, RedisState, open_state
 from owl_celery.router import LearningRouter, LearningRouterMixin, stamp_published
 from owl_celery.settings import Settings
 from owl_celery.sync import ProducerSync
@@ -69,7 +69,7 @@ class Installation:
     parts
         None until the application is configured, and when a setting cannot be used.
     error
-        The sentence that says why a setting left the application with plain Celery.
+        Why the application was left with plain Celery; None when it was not.
 
     """
 
@@ -78,7 +78,7 @@ class Installation:
     ) -> None:
         self.app = app
         self.parts: Parts | None = None
-        self.error: SettingsError | None = None
+        self.error: OwlError | None = None
         self._router_class = router_class
         self._arguments = arguments
         self._has_warned = False
@@ -89,15 +89,18 @@ class Installation:
             settings = Settings.load(self.app.conf, **self._arguments)
             policy_class(settings.policy)
             configure_lane(self.app)
-            if self.parts is None:
+            if self.parts is None and self._is_wanted(settings):
                 self.parts = self._build(settings)
                 self._connect(self.parts)
+            if self.parts is not None and settings.enable_continuous_learning:
+                self._add_route(self.parts.router)
+            self.error = None
         except SettingsError as error:
             self.error = error
             log.error("owl: %s Until then Celery routes as if owl_celery were not there.", error)
-            return
-        if settings.enable_continuous_learning:
-            self._add_route(self.parts.router)
+        except Exception as error:
+            self.error = OwlError(f"owl_celery could not be installed: {error!r}.")
+            log.exception("owl: not installed; Celery routes as if owl_celery were not there.")
 
     def is_routed(self) -> bool:
         """Whether our router is among the routes, where it should be."""
@@ -116,8 +119,13 @@ class Installation:
                 "learned router; assign it before, or call install(app) again."
             )
 
+    def _is_wanted(self, settings: Settings) -> bool:
+        """Whether there is anything to do: without learning, only where a Redis is at hand."""
+        has_redis = settings.redis_url or broker_url_of(self.app).startswith(REDIS_SCHEMES)
+        return settings.enable_continuous_learning or bool(has_redis)
+
     def _build(self, settings: Settings) -> Parts:
-        state = open_state(settings, self.app.conf.broker_url or "", namespace_of(self.app))
+        state = open_state(settings, broker_url_of(self.app), namespace_of(self.app))
         gpu = current_gpu()
         sync = ProducerSync(state, settings)
         outbox = Outbox(state, settings)
@@ -202,6 +210,8 @@ def install(
     installation = _installations.get(app)
     if installation is None:
         Settings.check(settings)
+        if "policy" in settings:
+            policy_class(settings["policy"])
         installation = _installations[app] = Installation(app, router_class, settings)
         add_worker_options(app)
         app.on_after_configure.connect(installation.configure, weak=False)
@@ -284,6 +294,13 @@ def routes_of(app: Celery) -> list[Any]:
     if routes is None:
         return []
     return list(routes) if isinstance(routes, list | tuple) else [routes]
+
+
+def broker_url_of(app: Celery) -> str:
+    """The broker that workers read from; the first of several, among which Celery fails over."""
+    url = app.conf.broker_read_url or app.conf.broker_url or ""
+    first = url[0] if isinstance(url, list | tuple) else url
+    return str(first).split(";")[0]
 
 
 def namespace_of(app: Celery) -> str:

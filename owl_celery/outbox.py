@@ -9,8 +9,6 @@ import weakref
 from collections import deque
 from typing import Final
 
-from redis.exceptions import RedisError
-
 from owl_celery.redis_state import RedisState
 from owl_celery.settings import Settings
 from owl_celery.types import Outcome
@@ -112,7 +110,8 @@ class Outbox:
             )
         try:
             pipe.execute()
-        except (RedisError, OSError) as error:
+        except Exception as error:
+            # Whatever it is: a thread that ends here would drop every later outcome.
             if not self._is_down:
                 self._is_down = True
                 log.warning("owl: outcomes wait, Redis is away (%s)", type(error).__name__)

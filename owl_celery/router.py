@@ -7,6 +7,7 @@ import os
 import secrets
 import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any, Final
 
+from celery import current_task
 from kombu.entity import Queue
 
 from owl_celery.errors import NoOpenQueueError
@@ -141,8 +143,10 @@ class LearningRouterMixin:
             return self._route(name, args, kwargs, options, task)
         except Exception as error:
             # An exception here would make apply_async fail, and lose the task inside a retry.
+            # Its message may quote arguments of the task, which are not ours to log.
             if not self.fallbacks["error"]:
-                log.exception("owl: the router failed; Celery routes instead")
+                where = "".join(traceback.format_tb(error.__traceback__))
+                log.error("owl: %s in the router; Celery routes\n%s", type(error).__name__, where)
             self._fall_back("error", type(error).__name__)
             return None
 
@@ -157,7 +161,7 @@ class LearningRouterMixin:
         headers = options.get("headers")
         header = header_in(headers) if headers else None
         is_pinned = has_destination(options)
-        if is_pinned and is_pinned_by_retry(header, options):
+        if is_pinned and header and is_pinned_by_retry(header, options):
             for option in RETRY_OPTIONS:
                 options.pop(option, None)
             is_pinned = False
@@ -203,6 +207,10 @@ class LearningRouterMixin:
                     return policy.choose(task, snapshot.fleet, now), reason
                 except NoOpenQueueError:
                     return None, "no_open_queue"
+                except Exception as error:
+                    if not self.fallbacks["policy_error"]:
+                        log.error("owl: %s in policy %s", type(error).__name__, policy.name)
+                    reason = "policy_error"
         return None, reason or "no_policy"
 
     def _describe(
@@ -217,7 +225,11 @@ class LearningRouterMixin:
             return self.task_view(name, args, kwargs, task, tried)
         except Exception as error:
             if not self.fallbacks["bad_refinement"]:
-                log.warning("owl: cannot describe task %s by its owl_ options: %r", name, error)
+                log.warning(
+                    "owl: %s in the owl_ options of task %s; it is routed by its name alone",
+                    type(error).__name__,
+                    name,
+                )
             self._fall_back("bad_refinement")
             return TaskView(name, tried=tried)
 
@@ -261,17 +273,19 @@ def has_destination(options: Mapping[str, Any]) -> bool:
     return not (get("queue") is get("exchange") is get("routing_key") is None)
 
 
-def is_pinned_by_retry(header: TaskHeader | None, options: Mapping[str, Any]) -> bool:
+def is_pinned_by_retry(header: TaskHeader, options: Mapping[str, Any]) -> bool:
     """Whether the destination was put there by ``Task.retry`` and not by the user.
 
-    Celery pins a retry to the queue of the failed try. When that is the queue we chose (or
-    Celery's default that we fell back to), nobody asked for it.
+    Celery pins a retry to the queue from which the failed try came: the one we chose, or another
+    to which the waiting task was moved. A try whose queue the user chose stays there.
     """
-    if header is None or header.algorithm == "user":
+    if header.algorithm == "user":
         return False
     queue = options.get("queue")
-    name = queue.name if isinstance(queue, Queue) else queue
-    return (name or options.get("routing_key")) == header.queue
+    name = (queue.name if isinstance(queue, Queue) else queue) or options.get("routing_key")
+    request = current_task.request if current_task else None
+    came_from = (getattr(request, "delivery_info", None) or {}).get("routing_key")
+    return name in (header.queue, came_from)
 
 
 class DecisionIds:
@@ -308,7 +322,11 @@ def stamp_published(
     """
     routed = _routed.get()
     _routed.set(None)
-    if routed is None or headers is None or routed.name != sender:
+    if headers is None:
+        return False
+    if routed is None or routed.name != sender:
+        # A header passed on from another task would join our outcome to its decision.
+        headers.pop(HEADER, None)
         return False
     decision = routed.decision
     is_ours = decision is not None and decision.queue == routing_key

@@ -17,9 +17,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from redis.exceptions import RedisError
-
-from owl_celery.errors import OwlError, StateError
 from owl_celery.fleet import Fleet
 from owl_celery.policies import make_policy
 from owl_celery.policies.base import Policy
@@ -211,7 +208,8 @@ class ProducerSync:
         try:
             with self._sync_lock:
                 self._sync()
-        except (RedisError, OSError, OwlError, ValueError, IndexError) as error:
+        except Exception as error:
+            # Whatever it is: a thread that ends here would leave this process without a view.
             self.failures += 1
             if not self._is_down:
                 self._is_down = True
@@ -239,7 +237,7 @@ class ProducerSync:
         pipe.get(keys.mode)
         try:
             *_, (seconds, microseconds), view_text, mode = pipe.execute()
-        except (RedisError, OSError):
+        except Exception:
             with self._lock:
                 # Counting a batch twice is corrected by the queue's true depth, losing it is not.
                 self._untold.count.update(untold.count)
@@ -309,7 +307,7 @@ class ProducerSync:
         for policy in self._policies:
             try:
                 policy.apply_snapshot(knowledge.snapshot)
-            except StateError as error:
+            except Exception as error:
                 # A policy without knowledge is not ready: the next simpler one takes over.
                 if policy.name not in self._unreadable:
                     self._unreadable.add(policy.name)

@@ -145,6 +145,29 @@ def test_out_of_memory_is_recognised(worker: Worker) -> None:
     assert outcome.out_of_memory
 
 
+def test_a_rejected_task_says_nothing_of_the_hardware(worker: Worker) -> None:
+    send(worker, "reject")
+    send(worker, "work")
+    starts, outcomes = worker.events(1)
+    assert [event.task_type for event in starts] == ["reject", "work"]
+    assert [event.task_type for event in outcomes] == ["work"]
+
+
+def test_a_producer_without_the_code_need_not_know_the_refinements(worker: Worker) -> None:
+    header = TaskHeader("d1", "gpu.a.0", "shortest_queue", "sized", time.time())
+    send(worker, "sized", 3.0, headers={"owl": header.encode()})
+    _, (outcome,) = worker.events(1)
+    assert (outcome.task_type, outcome.size) == ("sized.by_author", 3.0)
+
+
+def test_time_until_the_eta_is_no_wait(worker: Worker) -> None:
+    header = TaskHeader("d1", "gpu.a.0", "shortest_queue", "work", time.time())
+    send(worker, "work", countdown=1.0, headers={"owl": header.encode()})
+    _, (outcome,) = worker.events(1)
+    assert outcome.wait_seconds is not None
+    assert outcome.wait_seconds < 0.9
+
+
 def test_each_try_of_a_retried_task_is_an_outcome(worker: Worker) -> None:
     send(worker, "try_twice")
     _, (first, second) = worker.events(2)

@@ -34,6 +34,14 @@ def make_app() -> Iterator[MakeApp]:
         app.close()
 
 
+def installation_error(app: Celery) -> OwlError | None:
+    """Why the application was left with plain Celery."""
+    try:
+        return installation_of(app).error
+    except OwlError as error:
+        return error
+
+
 def sent_to(app: Celery, name: str, **options: Any) -> str:
     """Name the queue that Celery's own machinery would send a task to."""
     return str(app.amqp.router.route(options, name)["queue"].name)
@@ -108,10 +116,10 @@ def test_arguments_win_over_environment_over_configuration(
     assert (settings.exploration_rate, settings.learning_rate, settings.seed) == (0.6, 0.3, 7)
 
 
-@pytest.mark.parametrize("arguments", [{"exploration_rate": 2}, {"explore": 1}])
+@pytest.mark.parametrize("arguments", [{"exploration_rate": 2}, {"explore": 1}, {"policy": "no"}])
 def test_a_bad_argument_is_refused_at_once(make_app: MakeApp, arguments: dict[str, Any]) -> None:
     app = make_app()
-    with pytest.raises(SettingsError, match=next(iter(arguments)) + r"|EXPLORATION_RATE"):
+    with pytest.raises(SettingsError, match=f"(?i){next(iter(arguments))}"):
         install(app, **arguments)
     assert sent_to(app, "other") == "celery"
     assert app.conf.task_routes is None
@@ -146,6 +154,50 @@ def test_another_broker_needs_a_redis_for_the_state(
     assert "REDIS_URL" in caplog.text
     with_redis = install(make_app("two", broker="memory://"), redis_url=BROKER)
     assert parts_of(with_redis).state.url == BROKER
+
+
+@pytest.mark.parametrize("broker", [[f"{BROKER}", "redis://b/0"], f"{BROKER};redis://b/0"])
+def test_the_first_of_several_brokers_keeps_the_state(
+    make_app: MakeApp, broker: str | list[str]
+) -> None:
+    app = Celery("several", set_as_current=False)
+    app.conf.broker_url = broker
+    try:
+        assert parts_of(install(app)).state.url == BROKER
+    finally:
+        uninstall(app)
+        app.close()
+
+
+def test_whatever_goes_wrong_leaves_plain_celery(
+    make_app: MakeApp, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(LearningRouterMixin):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            raise ZeroDivisionError
+
+    app = install(make_app(), router_class=Broken)
+    assert sent_to(app, "other") == "celery"
+    assert "not installed" in caplog.text
+    with pytest.raises(OwlError, match="ZeroDivisionError"):
+        parts_of(app)
+
+
+def test_a_setting_that_was_corrected_is_forgiven(
+    make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EXPLORATION_RATE", "7")
+    app = install(make_app())
+    assert installation_error(app) is not None
+    monkeypatch.setenv("EXPLORATION_RATE", "0.1")
+    assert parts_of(install(app)).settings.exploration_rate == 0.1
+
+
+def test_switched_off_needs_no_redis(make_app: MakeApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENABLE_CONTINUOUS_LEARNING", "false")
+    app = install(make_app(broker="memory://"))
+    assert sent_to(app, "other") == "celery"
+    assert installation_of(app).error is None
 
 
 def test_switched_off_adds_no_route(make_app: MakeApp, monkeypatch: pytest.MonkeyPatch) -> None:

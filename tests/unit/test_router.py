@@ -7,8 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
+from celery import Celery
 from kombu.entity import Queue
 
+from owl_celery.policies.expected_completion import ExpectedCompletion
 from owl_celery.redis_state import RedisState
 from owl_celery.router import LearningRouter, header_in, stamp_published
 from owl_celery.settings import Settings
@@ -198,6 +200,53 @@ def test_retry_that_names_another_queue_keeps_it(producer: Producer) -> None:
     producer.see(BUSY, IDLE)
     assert producer.route(queue="mine", headers=retry_headers("gpu.a.0")) is None
     assert producer.options["queue"] == "mine"
+
+
+def test_retry_of_a_task_that_was_moved_is_routed_anew(producer: Producer) -> None:
+    producer.see(BUSY, IDLE)
+    app = Celery("mover", set_as_current=False)
+
+    @app.task(name=NAME, bind=True, shared=False)
+    def train(self: Any) -> str | None:
+        self.request.delivery_info = {"routing_key": "celery"}
+        return producer.route(queue="celery", headers=retry_headers("gpu.a.0"))
+
+    assert train.apply().get() == "gpu.a.1"
+    app.close()
+
+
+def test_arguments_are_never_logged(producer: Producer, caplog: pytest.LogCaptureFixture) -> None:
+    class Task:
+        @staticmethod
+        def owl_size(args: Sequence[Any], kwargs: Mapping[str, Any]) -> float:
+            return float(args[0])
+
+    class Broken(LearningRouter):
+        def declines(self, name: str, options: Mapping[str, Any]) -> bool:
+            raise ValueError(f"cannot use {options['password']}")
+
+    producer.see(IDLE)
+    producer.router(NAME, ("my-secret",), {}, {}, task=Task())
+    Broken(producer.sync, producer.settings)(NAME, (), {}, {"password": "my-secret"})
+    assert len(caplog.records) == 2
+    assert "my-secret" not in caplog.text
+
+
+def test_a_failing_policy_gives_way_to_a_simpler_one(
+    producer: Producer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(ExpectedCompletion, "ready", True)
+    monkeypatch.setattr(ExpectedCompletion, "choose", fail)
+    producer.see(BUSY, IDLE, policy="expected_completion")
+    assert producer.route() == "gpu.a.1"
+    assert producer.router.fallbacks["policy_error"] == 1
+
+
+def test_a_header_passed_on_by_a_task_is_dropped_when_we_are_not_asked(producer: Producer) -> None:
+    assert "owl" not in producer.publish("mine", "another.task", **retry_headers("gpu.a.0"))
 
 
 def test_retry_of_a_task_with_an_explicit_queue_stays_there(producer: Producer) -> None:
