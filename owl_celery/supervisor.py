@@ -6,6 +6,7 @@ The supervisor has one thread and no connection. Its workers watch for its end
 
 from __future__ import annotations
 
+import errno
 import os
 import selectors
 import signal
@@ -26,6 +27,8 @@ WAIT_SECONDS: Final = 0.5
 CHUNK_BYTES: Final = 65_536
 # Stopped by its operator, wrong options, another owner: starting again would change nothing.
 FINAL_EXITS: Final = (0, 2, CLAIMED_EXIT_STATUS)
+# Of a pipe without a reader, and of a terminal.
+CLOSED: Final = (errno.EPIPE, errno.EIO)
 REQUESTS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -89,8 +92,9 @@ class _Run:
 class Supervisor:
     """Keeps a worker running for each plan until it is told to stop.
 
-    SIGTERM or SIGINT once: workers take nothing new, finish what waits in their own queues (for a
-    limited time) and what they run. Twice: they hand back what they run. Three times: killed.
+    SIGTERM, SIGINT or SIGHUP once: workers take nothing new, finish what waits in their own
+    queues (for a limited time) and what they run. Twice: they hand back what they run. Three
+    times: killed. When nobody can read the output any more, they work on unseen.
 
     Parameters
     ----------
@@ -134,7 +138,9 @@ class Supervisor:
         reading, writing = os.pipe()
         os.set_blocking(writing, False)
         previous_fd = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-        previous = {number: signal.signal(number, self._request) for number in REQUESTS}
+        # One that was ignored from the start stays so, as after nohup.
+        numbers = [number for number in REQUESTS if signal.getsignal(number) != signal.SIG_IGN]
+        previous = {number: signal.signal(number, self._request) for number in numbers}
         self._selector.register(reading, selectors.EVENT_READ)
         try:
             while self._is_needed():
@@ -154,8 +160,10 @@ class Supervisor:
             return 0
         return next((run.exit_status for run in self._runs if run.exit_status), 0)
 
-    def _request(self, _: int, __: FrameType | None) -> None:
-        self._requests += 1
+    def _request(self, number: int, _: FrameType | None) -> None:
+        # The system and the shell each tell of a terminal that closes.
+        if number != signal.SIGHUP or not self._requests:
+            self._requests += 1
 
     def _is_needed(self) -> bool:
         return any(run.process is not None or run.start_at is not None for run in self._runs)
@@ -212,8 +220,22 @@ class Supervisor:
 
     def _print(self, run: _Run, line: bytes) -> None:
         if line.strip():
-            self._output.write(run.plan.node.ljust(self._width).encode() + b" | " + line + b"\n")
-            self._output.flush()
+            try:
+                self._output.write(
+                    run.plan.node.ljust(self._width).encode() + b" | " + line + b"\n"
+                )
+                self._output.flush()
+            except OSError as error:
+                # A full disk loses lines, and later ones are tried again.
+                if error.errno in CLOSED:
+                    self._mute()
+
+    def _mute(self) -> None:
+        """Print no more: nobody is there to read it."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        # In place, because what is buffered is written again when this process ends.
+        os.dup2(nowhere, self._output.fileno())
+        os.close(nowhere)
 
     def _reap(self) -> None:
         for run in self._runs:

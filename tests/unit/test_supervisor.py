@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import pty
 import signal
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -42,18 +44,29 @@ sys.exit(Supervisor(plans, Program, first_pause_seconds=0.05).run())
 """
 
 
+def start(
+    folder: Path, supervise: str, program: str, *nodes: str, **options: Any
+) -> subprocess.Popen[bytes]:
+    """Start a supervisor of one program."""
+    return subprocess.Popen(
+        [sys.executable, "-c", supervise, textwrap.dedent(program), *nodes],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        **options,
+    )
+
+
 class Supervised:
     """A supervisor in a process of its own."""
 
-    def __init__(self, folder: Path, program: str, *nodes: str) -> None:
+    def __init__(self, folder: Path, program: str, *nodes: str, prelude: str = "") -> None:
         self.path = folder / "output"
         with self.path.open("wb") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", SUPERVISE, textwrap.dedent(program), *nodes],
+            self.process = start(
+                folder,
+                *(prelude + SUPERVISE, program, *nodes),
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                cwd=folder,
-                env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
             )
 
     def lines(self) -> list[str]:
@@ -141,7 +154,7 @@ while True:
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_one_request_stops_workers_warmly(tmp_path: Path, number: signal.Signals) -> None:
     supervised = Supervised(tmp_path, WAIT.format(last="SIGTERM"), "a", "b")
     for node in "ab":
@@ -154,6 +167,82 @@ def test_one_request_stops_workers_warmly(tmp_path: Path, number: signal.Signals
         "b | SIGTERM",
         "b | ready",
     ]
+
+
+def test_a_closed_terminal_stops_workers_warmly(tmp_path: Path) -> None:
+    terminal, theirs = pty.openpty()
+    # The system signals it when it leads the session of the terminal; a shell signals it again.
+    lead = "import fcntl, termios; fcntl.ioctl(1, termios.TIOCSCTTY, 0)\n"
+    program = """
+    import pathlib, signal, time
+    def stop(number, frame):
+        for _ in range(3):
+            print("goodbye")
+            time.sleep(0.05)
+        pathlib.Path("stopped").write_text(signal.Signals(number).name)
+        raise SystemExit
+    signal.signal(signal.SIGTERM, stop)
+    print("ready")
+    time.sleep(60)
+    """
+    process = start(
+        tmp_path,
+        *(lead + SUPERVISE, program, "a"),
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    wait_until(lambda: b"a | ready" in os.read(terminal, 1000), "the worker to run")
+
+    os.close(terminal)
+    process.send_signal(signal.SIGHUP)
+
+    assert process.wait(10.0) == 0
+    assert (tmp_path / "stopped").read_text() == "SIGTERM"
+
+
+def test_workers_go_on_when_nobody_reads_their_output(tmp_path: Path) -> None:
+    program = """
+    import pathlib, signal, time
+    def stop(number, frame):
+        pathlib.Path("stopped").write_text(signal.Signals(number).name)
+        raise SystemExit
+    signal.signal(signal.SIGTERM, stop)
+    lines = pathlib.Path("lines").open("w", buffering=1)
+    print("ready")
+    while True:
+        print("one more line")
+        lines.write("x\\n")
+        time.sleep(0.01)
+    """
+    with (tmp_path / "errors").open("wb") as errors:
+        process = start(tmp_path, SUPERVISE, program, "a", stdout=subprocess.PIPE, stderr=errors)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"a | ready\n"
+    process.stdout.close()
+    lines = len((tmp_path / "lines").read_text())
+    wait_until(lambda: len((tmp_path / "lines").read_text()) > lines + 20, "the worker to go on")
+    process.terminate()
+
+    assert process.wait(10.0) == 0
+    assert (tmp_path / "stopped").read_text() == "SIGTERM"
+    assert (tmp_path / "errors").read_text() == ""
+
+
+def test_a_hang_up_that_was_ignored_from_the_start_stays_ignored(tmp_path: Path) -> None:
+    program = """
+    import os, signal
+    os.kill(os.getppid(), signal.SIGHUP)
+    print("ready", flush=True)
+    signal.pause()
+    """
+    nohup = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+    supervised = Supervised(tmp_path, program, "a", prelude=nohup)
+    supervised.wait_for("a | ready")
+
+    assert supervised.process.poll() is None
+    assert supervised.end(signal.SIGTERM) == 0
 
 
 def test_a_second_request_stops_them_cold_and_a_third_kills(tmp_path: Path) -> None:
