@@ -1,7 +1,8 @@
 """What is kept of all outcomes: one row an object, the same columns as the database's tables.
 
 Averages and their spread are over successful tries only, so that a fast crash never looks good;
-a revoked try counts as neither a success nor a failure.
+a revoked try counts as neither a success nor a failure, and so does one that asks to be retried
+without an error.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ class Tally:
     Parameters
     ----------
     successes, failures, revoked
-        Tries by how they ended.
+        Tries by how they ended; ``revoked`` are all that were neither.
     service_seconds
         Sum over the successful tries.
     last_finished_at

@@ -155,7 +155,7 @@ class Book:
         service = self.services.row((task_type, gpu_model))
         if outcome.state.succeeded:
             service.add(outcome.service_seconds / outcome.size)
-        elif outcome.state.failed:
+        elif outcome.counts_as_failure:
             service.failures += 1
             service.out_of_memory += outcome.out_of_memory
         if outcome.peak_memory_bytes is not None:
@@ -243,7 +243,7 @@ def _tally(row: Tally, outcome: Outcome) -> None:
     if outcome.state.succeeded:
         row.successes += 1
         row.service_seconds += outcome.service_seconds
-    elif outcome.state.failed:
+    elif outcome.counts_as_failure:
         row.failures += 1
     else:
         row.revoked += 1

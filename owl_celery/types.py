@@ -28,11 +28,6 @@ class TryState(StrEnum):
         """Whether the try did the work it was sent to do."""
         return self is TryState.SUCCESS
 
-    @property
-    def failed(self) -> bool:
-        """Whether the try counts against the hardware; a revoked one does not."""
-        return self in (TryState.FAILURE, TryState.RETRY, TryState.LOST)
-
 
 @dataclass(frozen=True, slots=True)
 class TaskView:
@@ -169,6 +164,16 @@ class Outcome:
     out_of_memory: bool = False
     peak_memory_bytes: int | None = None
     model: str | None = None
+
+    @property
+    def counts_as_failure(self) -> bool:
+        """Whether the try counts against the hardware.
+
+        A revoked one does not, nor one that retries without an error: its author polls.
+        """
+        if self.state is TryState.RETRY:
+            return self.error is not None or self.out_of_memory
+        return self.state in (TryState.FAILURE, TryState.LOST)
 
     @property
     def key(self) -> str:

@@ -16,7 +16,7 @@ from owl_celery.policies.estimates import ServiceTimes
 from owl_celery.policies.failures import FailureRates
 from owl_celery.policies.speeds import SpeedFactors
 from owl_celery.policies.warm import WarmModels
-from owl_celery.types import Outcome, TryState
+from owl_celery.types import Outcome
 
 MAX_SECONDS: Final = 10.0 * 365 * 86_400
 """Ten years: no try takes longer."""
@@ -64,8 +64,11 @@ class Learner:
         self._publish()
 
     def learn_one(self, outcome: Outcome, now: float) -> None:
-        """Learn from one outcome; a revoked try teaches nothing, one that makes no sense counts."""
-        if outcome.state is TryState.REVOKED:
+        """Learn from one outcome; one that is neither success nor failure teaches nothing.
+
+        One that makes no sense counts as refused.
+        """
+        if not (outcome.state.succeeded or outcome.counts_as_failure):
             return
         column = self.cells.column(outcome.gpu_model) if _is_sane(outcome) else None
         if column is None:
@@ -76,7 +79,7 @@ class Learner:
         if is_new:
             self.service_times.refresh(row)
         self.failures.learn_one(
-            row, column, outcome.queue, outcome.state.failed, outcome.out_of_memory
+            row, column, outcome.queue, outcome.counts_as_failure, outcome.out_of_memory
         )
         if outcome.state.succeeded:
             self._learn_success(outcome, row, column, now)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -106,11 +107,28 @@ def test_failed_tries_say_nothing_about_service_time() -> None:
     assert seconds_on(policy, "resnet", "K80") == pytest.approx(before, rel=0.01)
 
 
-def test_revoked_tries_teach_nothing() -> None:
+@pytest.mark.parametrize("state", [TryState.REVOKED, TryState.RETRY])
+def test_revoked_and_polling_tries_teach_nothing(state: TryState) -> None:
     policy = ExpectedCompletion(seed=1)
-    policy.learn_one(an_outcome("resnet", "K80", 5.0, state=TryState.REVOKED), 0.0)
+    before = policy.state()
+    policy.learn_one(an_outcome("resnet", "K80", 5.0, state=state), 0.0)
+    assert policy.state() == before
     assert not policy.ready
     assert policy.refused_count == 0
+
+
+def test_a_retry_for_an_error_is_held_against_the_hardware() -> None:
+    polling, failing = taught(), taught()
+    for _ in range(20):
+        retry = an_outcome("resnet", "K80", 0.1, state=TryState.RETRY)
+        polling.learn_one(retry, 100.0)
+        failing.learn_one(replace(retry, error="RuntimeError"), 100.0)
+    fleet = Fleet(["gpu.K80", "gpu.P100"], ["K80", "P100"], [1, 1])
+    fleet.waiting_seconds[:] = 0.0, 8.0
+    chosen = [
+        policy.choose(TaskView("resnet"), fleet, 100.0).queue for policy in (polling, failing)
+    ]
+    assert chosen == ["gpu.K80", "gpu.P100"]
 
 
 @pytest.mark.parametrize(

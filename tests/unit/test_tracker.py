@@ -59,17 +59,32 @@ def test_averages_are_over_successes_only(tracker: TaskPerformanceTracker) -> No
     assert tracker.total_tasks_processed == 3
 
 
-@pytest.mark.parametrize("state", [TryState.FAILURE, TryState.RETRY, TryState.LOST])
-def test_a_failed_try_counts_as_a_failure(tracker: TaskPerformanceTracker, state: TryState) -> None:
-    tracker.record([outcome(state=state)], now=0.0)
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"state": TryState.FAILURE},
+        {"state": TryState.LOST},
+        {"state": TryState.RETRY, "error": "ConnectionError"},
+        {"state": TryState.RETRY, "out_of_memory": True},
+    ],
+    ids=str,
+)
+def test_a_failed_try_counts_as_a_failure(
+    tracker: TaskPerformanceTracker, values: dict[str, Any]
+) -> None:
+    tracker.record([outcome(**values)], now=0.0)
     assert [(w.successes, w.failures) for w in tracker.workers] == [(0, 1)]
     assert [(s.count, s.failures) for s in tracker.services] == [(0, 1)]
 
 
-def test_a_revoked_try_is_neither_success_nor_failure(tracker: TaskPerformanceTracker) -> None:
-    tracker.record([outcome(state=TryState.REVOKED)], now=0.0)
+@pytest.mark.parametrize("state", [TryState.REVOKED, TryState.RETRY])
+def test_a_revoked_or_polling_try_is_neither_success_nor_failure(
+    tracker: TaskPerformanceTracker, state: TryState
+) -> None:
+    tracker.record([outcome(state=state)], now=0.0)
     (kind,) = tracker.task_types
     assert (kind.tries, kind.revoked, kind.success_rate) == (0, 1, None)
+    assert [(s.count, s.failures) for s in tracker.services] == [(0, 0)]
     assert tracker.total_tasks_processed == 0
 
 
@@ -84,7 +99,8 @@ def test_the_first_report_of_a_try_counts(tracker: TaskPerformanceTracker) -> No
 
 
 def test_another_attempt_is_another_try(tracker: TaskPerformanceTracker) -> None:
-    tracker.record([outcome(0, state=TryState.RETRY), outcome(0, attempt=1)], now=0.0)
+    failed = outcome(0, state=TryState.RETRY, error="ConnectionError")
+    tracker.record([failed, outcome(0, attempt=1)], now=0.0)
     assert tracker.total_tasks_processed == 2
 
 
