@@ -101,7 +101,7 @@ class Supervisor:
     plans
         The workers.
     launch
-        Starts the worker of a plan.
+        Starts the worker of a plan; after an OSError or EOFError it is called again later.
     output
         Where the prefixed log lines go; standard output when omitted.
     first_pause_seconds
@@ -177,7 +177,12 @@ class Supervisor:
     def _start(self, run: _Run) -> None:
         run.start_at = None
         run.started = time.monotonic()
-        run.process = self._launch(run.plan)
+        try:
+            run.process = self._launch(run.plan)
+        except (OSError, EOFError) as error:
+            # Out of processes, memory or files, or the fork server was killed.
+            self._start_later(run, f"worker did not start ({str(error) or 'no fork server'})")
+            return
         run.is_printing = True
         self._selector.register(run.process.output, selectors.EVENT_READ, run)
 
@@ -249,11 +254,12 @@ class Supervisor:
             run.exit_status = status
             if self._requests or status in FINAL_EXITS:
                 continue
-            pause = run.restarts.pause_seconds(time.monotonic() - run.started)
-            run.start_at = time.monotonic() + pause
-            self._print(
-                run, f"worker ended with status {status}; starts again in {pause:g} s".encode()
-            )
+            self._start_later(run, f"worker ended with status {status}")
+
+    def _start_later(self, run: _Run, what: str) -> None:
+        pause = run.restarts.pause_seconds(time.monotonic() - run.started)
+        run.start_at = time.monotonic() + pause
+        self._print(run, f"{what}; starts again in {pause:g} s".encode())
 
     def _stop_requested(self) -> None:
         if self._requests == self._handled_requests:

@@ -45,6 +45,11 @@ class CeleryProcess:
     environment
         Added to the environment of this process.
 
+    Raises
+    ------
+    OSError, EOFError
+        When the system or the server cannot make a process now.
+
     """
 
     def __init__(self, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
@@ -54,8 +59,13 @@ class CeleryProcess:
         self._process = context.Process(
             target=_run, args=(list(arguments), {**os.environ, **environment}, writer)
         )
-        self._process.start()
-        writer.close()
+        try:
+            self._process.start()
+        except BaseException:
+            self._reader.close()
+            raise
+        finally:
+            writer.close()
 
     @property
     def output(self) -> int:

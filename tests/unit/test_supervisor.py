@@ -59,12 +59,12 @@ def start(
 class Supervised:
     """A supervisor in a process of its own."""
 
-    def __init__(self, folder: Path, program: str, *nodes: str, prelude: str = "") -> None:
+    def __init__(self, folder: Path, program: str, *nodes: str, supervise: str = "") -> None:
         self.path = folder / "output"
         with self.path.open("wb") as output:
             self.process = start(
                 folder,
-                *(prelude + SUPERVISE, program, *nodes),
+                *(supervise or SUPERVISE, program, *nodes),
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
@@ -130,6 +130,41 @@ def test_a_crashed_worker_starts_again_and_the_others_do_not_notice(tmp_path: Pa
     assert supervised.lines().count("b | steady") == 1
     assert supervised.lines().count("a | third") == 1
     assert "a | worker ended with status -9; starts again in 0.05 s" in supervised.lines()
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [
+        ("OSError(11, 'Resource temporarily unavailable')", "[Errno 11] Resource temporarily"),
+        ("EOFError", "no fork server"),
+    ],
+)
+def test_a_worker_that_cannot_be_launched_is_tried_again(
+    tmp_path: Path, failure: str, reason: str
+) -> None:
+    flaky = """
+class Flaky(Program):
+    failures = 2
+
+    def __init__(self, plan):
+        if plan.node == "b" and Flaky.failures:
+            Flaky.failures -= 1
+            raise FAILURE
+        super().__init__(plan)
+"""
+    supervise, end = SUPERVISE.split("plans = ")
+    supervise += flaky.replace("FAILURE", failure)
+    supervise += f"plans = {end.replace('Program,', 'Flaky,')}"
+    supervised = Supervised(tmp_path, "print('fine')", "a", "b", supervise=supervise)
+
+    assert supervised.end() == 0
+    lines = supervised.lines()
+    assert lines.count("a | fine") == lines.count("b | fine") == 1
+    pauses = [line for line in lines if line.startswith(f"b | worker did not start ({reason}")]
+    assert [line.partition("; ")[2] for line in pauses] == [
+        "starts again in 0.05 s",
+        "starts again in 0.1 s",
+    ]
 
 
 @pytest.mark.parametrize("status", [2, 69], ids=["wrong options", "claimed by another"])
@@ -238,7 +273,7 @@ def test_a_hang_up_that_was_ignored_from_the_start_stays_ignored(tmp_path: Path)
     signal.pause()
     """
     nohup = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
-    supervised = Supervised(tmp_path, program, "a", prelude=nohup)
+    supervised = Supervised(tmp_path, program, "a", supervise=nohup + SUPERVISE)
     supervised.wait_for("a | ready")
 
     assert supervised.process.poll() is None
