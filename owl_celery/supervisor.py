@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import selectors
 import signal
 import sys
@@ -25,6 +26,8 @@ LONGEST_PAUSE_SECONDS: Final = 60.0
 STABLE_SECONDS: Final = 60.0
 WAIT_SECONDS: Final = 0.5
 CHUNK_BYTES: Final = 65_536
+# A progress bar ends each of its states by the second.
+LINE_END: Final = re.compile(rb"[\n\r]")
 # Stopped by its operator, wrong options, another owner: starting again would change nothing.
 FINAL_EXITS: Final = (0, 2, CLAIMED_EXIT_STATUS)
 # Of a pipe without a reader, and of a terminal.
@@ -210,7 +213,9 @@ class Supervisor:
         if not chunk:
             self._hang_up(run)
             return False
-        *lines, run.rest = (run.rest + chunk).split(b"\n")
+        *lines, run.rest = LINE_END.split(run.rest + chunk)
+        if len(run.rest) > CHUNK_BYTES:
+            lines, run.rest = [*lines, run.rest], b""
         for line in lines:
             self._print(run, line)
         return True

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from owl_celery.supervisor import Restarts
+from owl_celery.supervisor import CHUNK_BYTES, Restarts
 from owl_celery.testing import wait_until
 
 SUPERVISE = """
@@ -59,14 +59,17 @@ def start(
 class Supervised:
     """A supervisor in a process of its own."""
 
-    def __init__(self, folder: Path, program: str, *nodes: str, supervise: str = "") -> None:
+    def __init__(
+        self, folder: Path, program: str, *nodes: str, supervise: str = SUPERVISE, **options: Any
+    ) -> None:
         self.path = folder / "output"
         with self.path.open("wb") as output:
             self.process = start(
                 folder,
-                *(supervise or SUPERVISE, program, *nodes),
+                *(supervise, program, *nodes),
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                **options,
             )
 
     def lines(self) -> list[str]:
@@ -110,6 +113,35 @@ def test_each_line_carries_its_node_and_the_last_words_are_kept(tmp_path: Path) 
         "bcd | hello ['bcd'] bcd",
         "bcd | no end of line",
     ]
+
+
+def test_a_progress_bar_is_shown_while_it_runs(tmp_path: Path) -> None:
+    program = """
+    import sys
+    for percent in (10, 20):
+        print(f"\\r{percent} %", end="")
+    print("\\r", end="")
+    sys.stdin.read()
+    """
+    supervised = Supervised(tmp_path, program, "a", stdin=subprocess.PIPE)
+
+    supervised.wait_for("a | 20 %")
+
+    assert supervised.lines() == ["a | 10 %", "a | 20 %"]
+    assert supervised.process.stdin is not None
+    supervised.process.stdin.close()
+    assert supervised.end() == 0
+
+
+def test_a_line_without_an_end_is_printed_in_pieces(tmp_path: Path) -> None:
+    program = "print('x' * 200_000, end='')"
+    supervised = Supervised(tmp_path, program, "a")
+
+    assert supervised.end() == 0
+    pieces = [line.removeprefix("a | ") for line in supervised.lines()]
+    assert "".join(pieces) == "x" * 200_000
+    assert len(pieces) > 1
+    assert max(map(len, pieces)) <= 2 * CHUNK_BYTES
 
 
 def test_a_crashed_worker_starts_again_and_the_others_do_not_notice(tmp_path: Path) -> None:
