@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import fields
 from functools import partial
 from operator import attrgetter
@@ -22,7 +22,6 @@ from owl_celery.aggregates import (
 from owl_celery.types import Outcome
 
 MAX_GPU_MODELS: Final = 64
-MAX_ALGORITHMS: Final = 16
 CURVE_BUCKETS: Final[Mapping[int, int]] = {60: 1_440, 3_600: 2_160}
 """Buckets of the learning curve that are kept, by length: a day by minute, 90 days by hour."""
 
@@ -108,6 +107,8 @@ class Book:
     ----------
     max_task_types, max_workers, max_assignments
         Rows of each kind, beyond which newcomers are pooled under ``other``.
+    algorithms
+        Those that have a row of their own; all others are pooled under ``other``.
 
     """
 
@@ -116,8 +117,10 @@ class Book:
         max_task_types: int = 500,
         max_workers: int = 2_000,
         max_assignments: int = 20_000,
+        algorithms: Collection[str] = (),
     ) -> None:
         self._limits = (max_task_types, max_workers, max_assignments)
+        self._known_algorithms = frozenset(algorithms)
         self.task_types = Table(TaskTypeStats, "task_type")
         self.workers = Table(WorkerStats, "worker_id")
         self.assignments = Table(AssignmentStats, "task_type", "worker_id")
@@ -164,7 +167,8 @@ class Book:
             )
 
     def _count_algorithm(self, outcome: Outcome) -> None:
-        (algorithm,) = self.algorithms.within((outcome.algorithm,), MAX_ALGORITHMS)
+        # The name comes from a message header: forged ones must not take the place of ours.
+        algorithm = outcome.algorithm if outcome.algorithm in self._known_algorithms else OTHER
         _judge(self.algorithms.row((algorithm,)), outcome)
         for length in CURVE_BUCKETS:
             start = int(outcome.finished_at) // length * length

@@ -23,12 +23,16 @@ from owl_celery.aggregates import (
 )
 from owl_celery.book import CURVE_BUCKETS, Book
 from owl_celery.errors import StateError
+from owl_celery.policies import policy_names
 from owl_celery.policies.base import Policy
 from owl_celery.requirements import Requirements, derive
 from owl_celery.sanity import sane
 from owl_celery.types import Outcome, TaskView
 
 logger = logging.getLogger(__name__)
+
+NO_POLICY: Final = ("celery", "user")
+"""What stands for an algorithm where no policy chose: Celery fell back, or the user did."""
 
 MAX_RECENT_KEYS: Final = 100_000
 EXPLORATION_TRIES: Final = 200
@@ -73,7 +77,8 @@ class TaskPerformanceTracker:
     policy
         Learns from every accepted outcome of a try on a known GPU model.
     max_task_types, max_workers, max_assignments
-        Rows kept of each kind, >= 1; what comes later is pooled under ``other``.
+        Rows kept of each kind, >= 1; what comes later is pooled under ``other``. Algorithms have
+        a row each when they are installed here, and are pooled otherwise.
 
     Attributes
     ----------
@@ -105,7 +110,8 @@ class TaskPerformanceTracker:
         self._lock = threading.Lock()
         self._recent: OrderedDict[str, None] = OrderedDict()
         self._accepted: list[Outcome] = []
-        self._book = Book(max_task_types, max_workers, max_assignments)
+        algorithms = {*policy_names(), policy.name, *NO_POLICY}
+        self._book = Book(max_task_types, max_workers, max_assignments, algorithms)
 
     def restore(self, learned: Learned) -> None:
         """Continue from what was committed and forget all that was not.

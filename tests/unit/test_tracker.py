@@ -13,7 +13,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from owl_celery.aggregates import OTHER, Aggregates, Learned, SavedPolicy
-from owl_celery.book import CURVE_BUCKETS, MAX_ALGORITHMS, MAX_GPU_MODELS
+from owl_celery.book import CURVE_BUCKETS, MAX_GPU_MODELS
+from owl_celery.policies import BUILT_IN
 from owl_celery.task_view import view_of_task
 from owl_celery.tracker import TaskPerformanceTracker
 from owl_celery.types import MAX_SIZE, MIN_SIZE, Outcome, TryState
@@ -324,8 +325,7 @@ def test_what_is_beyond_a_bound_is_pooled() -> None:
         CountingPolicy(), max_task_types=2, max_workers=3, max_assignments=2
     )
     outcomes = [
-        outcome(n, task_type=f"t{n}", worker_id=f"w{n}", gpu_model=f"g{n}", algorithm=f"a{n}")
-        for n in range(1_000)
+        outcome(n, task_type=f"t{n}", worker_id=f"w{n}", gpu_model=f"g{n}") for n in range(1_000)
     ]
     tracker.record(outcomes, now=0.0)
     assert [(k.task_type, k.tries) for k in tracker.task_types] == [
@@ -337,11 +337,25 @@ def test_what_is_beyond_a_bound_is_pooled() -> None:
     assert sum(a.tries for a in tracker.assignments) == 1_000
     assert len(tracker.assignments) == 3
     assert len({s.gpu_model for s in tracker.services}) == MAX_GPU_MODELS + 1
-    assert len(tracker.algorithms) == MAX_ALGORITHMS + 1
     assert tracker.task_types_count == 2
     assert tracker.workers_count == 3
     assert tracker.total_tasks_processed == 1_000
     assert {w.gpu_model for w in tracker.workers if w.worker_id == OTHER} == {OTHER}
+
+
+def test_forged_algorithms_leave_room_for_those_that_exist(
+    tracker: TaskPerformanceTracker,
+) -> None:
+    forged = [outcome(n, algorithm=f"forged-{n}", wait_seconds=1.0) for n in range(500)]
+    tracker.record(forged, now=0.0)
+    known = ["celery", "counting", "user", *BUILT_IN]
+    tracker.record(
+        [outcome(n, algorithm=name) for n, name in enumerate(known, 500)],
+        now=0.0,
+    )
+    tries = {row.algorithm: row.tries for row in tracker.algorithms}
+    assert tries == {OTHER: 500, **dict.fromkeys(known, 1)}
+    assert {point.algorithm for point in tracker.curve} == {OTHER, *known}
 
 
 @pytest.mark.parametrize("bound", ["max_task_types", "max_workers", "max_assignments"])
