@@ -19,7 +19,20 @@ LABELS = {"celery_shared": "Celery, one shared queue", "owl": "routed by owl_cel
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Figures of one arm; NaN when nothing finished."""
+    """Figures of one arm; NaN when nothing finished.
+
+    Parameters
+    ----------
+    mean_seconds, p95_seconds, p99_seconds
+        Response time of the tasks that have a result.
+    tasks, lost
+        Tasks that have a result, and that were sent and have none.
+    tasks_per_second
+        Tasks by the time of the last result.
+    busy
+        Share of time in which the GPUs of each model worked.
+
+    """
 
     mean_seconds: float
     p95_seconds: float

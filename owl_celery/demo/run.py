@@ -21,11 +21,15 @@ from owl_celery.demo.arm import TASK, Arm, run_arm
 from owl_celery.demo.load import Job, draw_jobs
 from owl_celery.demo.picture import draw_picture
 from owl_celery.demo.report import LABELS, comparison, ratio_mean, summarise, write_json
-from owl_celery.demo.stack import Stack, available_bytes, fit_fleet, running_stack
-from owl_celery.embedded import open_redis
+from owl_celery.demo.stack import (
+    Stack,
+    available_bytes,
+    empty_broker,
+    fit_fleet,
+    running_stack,
+)
 from owl_celery.errors import WorkerError
 from owl_celery.installation import parts_of
-from owl_celery.settings import Settings
 
 VIEW_SECONDS: Final = 10.0
 
@@ -116,7 +120,7 @@ def run_demo(plan: Plan, console: Console) -> None:
     plan.output.mkdir(parents=True, exist_ok=True)
     with ExitStack() as exits:
         folder = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="owl-demo-")))
-        broker_url = exits.enter_context(open_redis(Settings.load()))
+        broker_url = exits.enter_context(empty_broker())
         with console.status("Starting the workers") as status:
 
             def show(up: int) -> None:
@@ -135,6 +139,13 @@ def run_demo(plan: Plan, console: Console) -> None:
         write_json(report, summaries, plan.seed, fleet, plan.load)
         title = f"{fleet_text(fleet)}, load {plan.load:g}, seed {plan.seed}"
         draw_picture(picture, arms, stack.outcomes(len(jobs)), title)
+        for name, summary in summaries.items():
+            if summary.lost:
+                console.print(
+                    f"{LABELS[name]}: {summary.lost} tasks had no result "
+                    f"{plan.patience_seconds:.0f} s after the last was sent; the means leave them "
+                    "out, and are too low."
+                )
         console.print(
             f"Routed tasks took {ratio_mean(summaries):.2f} of the shared queue's mean response "
             f"time.\nFigures: {report}\nPicture: {picture}"
@@ -192,11 +203,12 @@ def wait_for_view(app: Celery) -> None:
 def stay(stack: Stack, console: Console) -> None:
     """Leave everything up until Ctrl-C."""
     variables = " ".join(f"{name}={value}" for name, value in stack.environment.items())
-    console.print(
-        "Everything stays up until Ctrl-C. In another terminal, for example:\n"
-        f"  {variables} \\\n    celery -A workers.app inspect active"
-    )
     try:
+        console.print(
+            "Everything stays up until Ctrl-C. In another terminal, for example:\n"
+            f"  {variables} \\\n    celery -A workers.app inspect active",
+            soft_wrap=True,
+        )
         while True:
             time.sleep(1.0)
     except KeyboardInterrupt:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +12,9 @@ from pathlib import Path
 from typing import Final
 
 from owl_celery.controller.health import Health
-from owl_celery.errors import WorkerError
+from owl_celery.embedded import open_redis
+from owl_celery.errors import BrokerError, WorkerError
+from owl_celery.guard import GuardedProcess
 from owl_celery.redis_state import RedisState
 from owl_celery.settings import Settings
 from owl_celery.store import open_store
@@ -22,7 +23,7 @@ from owl_celery.wire import FleetRecord, Keys, View, decode_record
 
 NAMESPACE: Final = "demo"
 START_SECONDS: Final = 90.0
-STOP_SECONDS: Final = 20.0
+LAST_LINES: Final = 5
 WORKER_BYTES: Final = 150 * 1024**2
 """Memory of one worker and its child, measured."""
 
@@ -95,6 +96,25 @@ def available_bytes() -> int | None:
 
 
 @contextmanager
+def empty_broker() -> Iterator[str]:
+    """Address of a Redis that holds nothing: ``REDIS_URL``, or one of our own.
+
+    Raises
+    ------
+    BrokerError
+        When there is no Redis, or the one that is named holds somebody's data.
+
+    """
+    with open_redis(Settings.load()) as url:
+        if RedisState(url, Keys(NAMESPACE)).client.dbsize():
+            raise BrokerError(
+                "Setting REDIS_URL names a Redis that holds data, and the demo's workers would "
+                "take its tasks: unset it, or name an empty database, such as .../15."
+            )
+        yield url
+
+
+@contextmanager
 def running_stack(
     broker_url: str, fleet: Mapping[str, int], folder: Path, on_wait: Callable[[int], None]
 ) -> Iterator[Stack]:
@@ -103,50 +123,40 @@ def running_stack(
     Parameters
     ----------
     folder
-        Takes the database and the workers' log.
+        Takes the database.
     on_wait
         Called with the number of queues that are up, about five times a second.
 
     Raises
     ------
     WorkerError
-        When the workers do not come up; the message names the log.
+        When the workers do not come up; the message has their last words.
 
     """
     environment = {
         "REDIS_URL": broker_url,
         "OWL_NAMESPACE": NAMESPACE,
         "OWL_CONTINUOUS_LEARNING_STORAGE_PATH": str(folder / "learned"),
+        # At the end of the demo nothing waits that anybody would miss.
+        "OWL_DRAIN_TIMEOUT_SECONDS": "0",
     }
     state = RedisState(broker_url, Keys(NAMESPACE))
     stack = Stack(broker_url, environment, state, folder / "learned")
-    log = folder / "workers.log"
     simulate = ",".join(f"{model}={count}" for model, count in fleet.items())
     command = [sys.executable, "-m", "celery", "-A", "workers.app", "owl", "worker"]
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [*command, "--simulate", simulate],
-            env={**os.environ, **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    # It ends with us, also when we are killed.
+    workers = GuardedProcess([*command, "--simulate", simulate], env={**os.environ, **environment})
     try:
         deadline = time.monotonic() + START_SECONDS
         while (up := open_queues(stack.state)) < sum(fleet.values()):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise WorkerError(f"The demo's workers did not start; {log} says why.")
+            if not workers.is_running or time.monotonic() > deadline:
+                last = "\n".join(workers.output().splitlines()[-LAST_LINES:])
+                raise WorkerError(f"The demo's workers did not start. Their last words:\n{last}")
             on_wait(up)
             time.sleep(0.2)
         yield stack
     finally:
-        process.terminate()
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        workers.stop()
 
 
 def open_queues(state: RedisState) -> int:
