@@ -24,6 +24,10 @@ class StaleCursorError(StoreError):
     """Another controller has moved the stream cursor; reload before learning on."""
 
 
+class UnsavableStateError(StoreError):
+    """A policy's state cannot be written as JSON; nothing was committed."""
+
+
 class NoOpenQueueError(OwlError):
     """No queue is open to route to."""
 

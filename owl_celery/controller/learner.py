@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from redis.exceptions import RedisError
@@ -14,7 +15,7 @@ from owl_celery.controller.events import Entry, is_beyond, read_events, trim_eve
 from owl_celery.controller.health import Troubles
 from owl_celery.controller.ledger import Load
 from owl_celery.controller.policy_host import PolicyHost
-from owl_celery.errors import OwlError, StaleCursorError, StoreError
+from owl_celery.errors import OwlError, StaleCursorError, StoreError, UnsavableStateError
 from owl_celery.policies.base import Policy
 from owl_celery.redis_state import RedisState
 from owl_celery.settings import Settings
@@ -244,16 +245,20 @@ class Learner:
             return
         assert self._store is not None
         pending = self.tracker.take()
-        with self.host.lock:
-            state = self.host.policy.state() if pending.outcomes else None
-        self._store.commit(
+        commit = partial(
+            self._store.commit,
             expected_cursor=self._committed,
             cursor=self._cursor,
             outcomes=pending.outcomes,
             policy_name=self.host.policy.name,
-            policy_state=state,
             aggregates=pending.aggregates,
         )
+        try:
+            commit(policy_state=self.host.state() if pending.outcomes else None)
+        except UnsavableStateError:
+            # The same outcomes would lead there again: go on without what the policy learned.
+            self.host.count_error("state")
+            commit(policy_state=None)
         self._committed = self._cursor
         self.counters["commits"] += 1
         self._works()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
 from owl_celery.controller.ledger import Load
 from owl_celery.controller.view import EncodedKnowledge, versions
@@ -24,7 +24,7 @@ ENCODE_SHARE: Final = 0.1
 class PolicyHost:
     """Calls the verbs of the learning policy other than ``learn_one``.
 
-    Whatever the policy raises is counted, and the first of it is logged.
+    Whatever the policy raises is counted, and the first of each verb is logged.
 
     Parameters
     ----------
@@ -55,6 +55,7 @@ class PolicyHost:
         self._versions = versions(fence)
         self._counters = counters
         self._clock = clock
+        self._logged: set[str] = set()
         self._is_changed = False
         self._unversioned = ""
         self._tick_at = clock() + TICK_SECONDS
@@ -71,7 +72,7 @@ class PolicyHost:
         try:
             return self.policy.predict_seconds(TaskView(task_type), gpu_model)
         except Exception:
-            self._count_error("predict")
+            self.count_error("predict")
             return None
         finally:
             self.lock.release()
@@ -83,7 +84,7 @@ class PolicyHost:
                 try:
                     self.policy.arrived(TaskView(task_type), at)
                 except Exception:
-                    self._count_error("arrived")
+                    self.count_error("arrived")
         self._is_changed = self._is_changed or bool(arrivals)
 
     def tick(self, load: Load, now: float) -> None:
@@ -94,7 +95,7 @@ class PolicyHost:
                 with self.lock:
                     self.policy.tick(load.fleet(), now)
             except Exception:
-                self._count_error("tick")
+                self.count_error("tick")
             self._is_changed = True
         if self._is_changed and now >= self._encode_at:
             self._is_changed = False
@@ -103,6 +104,22 @@ class PolicyHost:
             ended = self._clock()
             # Large knowledge is encoded less often.
             self._encode_at = ended + max(ENCODE_SECONDS, (ended - began) / ENCODE_SHARE)
+
+    def state(self) -> Mapping[str, Any] | None:
+        """What to save of the policy; None when it cannot tell."""
+        try:
+            with self.lock:
+                return self.policy.state()
+        except Exception:
+            self.count_error("state")
+            return None
+
+    def count_error(self, verb: str) -> None:
+        """Count a mistake of the policy; called while it is handled, since it may be logged."""
+        self._counters["policy_errors"] += 1
+        if verb not in self._logged:
+            self._logged.add(verb)
+            log.exception("owl controller: policy %s failed at %s", self.policy.name, verb)
 
     def _encode(self) -> None:
         try:
@@ -114,9 +131,4 @@ class PolicyHost:
                 text = Knowledge(version, self.policy.name, snapshot).encode()
                 self._unversioned, self.knowledge = unversioned, EncodedKnowledge(version, text)
         except Exception:
-            self._count_error("snapshot")
-
-    def _count_error(self, verb: str) -> None:
-        self._counters["policy_errors"] += 1
-        if self._counters["policy_errors"] == 1:
-            log.exception("owl controller: policy %s failed at %s", self.policy.name, verb)
+            self.count_error("snapshot")

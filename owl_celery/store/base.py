@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from owl_celery.aggregates import Aggregates, Learned, QValue
-from owl_celery.errors import StoreError
+from owl_celery.errors import UnsavableStateError
 from owl_celery.types import Outcome
 
 FIRST_CURSOR: Final = "0-0"
@@ -62,6 +62,8 @@ class Store(Protocol):
         ------
         StaleCursorError
             When the store is not at ``expected_cursor``; nothing was written.
+        UnsavableStateError
+            When the state is not of JSON values; nothing was written, and all the rest can be.
 
         """
 
@@ -83,14 +85,16 @@ def encode_state(policy_name: str, state: Mapping[str, Any]) -> str:
 
     Raises
     ------
-    StoreError
+    UnsavableStateError
         When the state holds what is no JSON value, such as NaN.
 
     """
     try:
         return json.dumps(state, separators=(",", ":"), allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise StoreError(f"The state of policy {policy_name} is not saved: {error}.") from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UnsavableStateError(
+            f"The state of policy {policy_name} is not saved: {error}."
+        ) from error
 
 
 def format_of(state: Mapping[str, Any]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import threading
 import time
@@ -533,6 +534,45 @@ def test_a_policy_that_fails_is_counted_and_the_rest_goes_on(
     assert learner.counters["policy_errors"] >= 3
 
 
+@pytest.mark.parametrize("is_sql", [False, True], ids=["memory", "sqlite"])
+@pytest.mark.parametrize(
+    "state", [{"mean": math.nan}, {"mean": object()}, None], ids=["nan", "object", "raises"]
+)
+def test_a_policy_state_that_cannot_be_saved_holds_nothing_up(
+    bench: Bench,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    state: dict[str, object] | None,
+    is_sql: bool,
+) -> None:
+    def broken() -> dict[str, object]:
+        if state is None:
+            raise ZeroDivisionError
+        return state
+
+    store = open_store(bench.settings, NAMESPACE) if is_sql else bench.store
+    monkeypatch.setattr(bench, "store", store)
+    bench.send(outcome(1))
+    bench.learn()
+    saved = store.load().policy_state
+    assert saved is not None
+    learner = bench.leader.learner
+    with monkeypatch.context() as patched:
+        patched.setattr(learner.host.policy, "state", broken)
+        for number in range(2, 5):
+            bench.send(outcome(number))
+            bench.learn()
+    assert bench.total == 4
+    assert learner.host.predict("train", "V100") == pytest.approx(2.0, rel=0.2)
+    assert store.load().policy_state == saved
+    assert learner.counters["policy_errors"] == 3
+    assert learner.counters["store_errors"] == 0
+    assert [record.message.partition(" failed")[2] for record in caplog.records] == [" at state"]
+    bench.send(outcome(5))
+    bench.learn()
+    assert store.load().policy_state != saved
+
+
 def test_a_broker_that_is_down_leaves_the_ledger_to_its_sums(bench: Bench) -> None:
     bench.broker.error = BrokerError("The broker is away.")
     bench.assign(3, 6.0)
@@ -567,7 +607,7 @@ def test_an_unforeseen_error_loses_no_outcome(
     bench.send(outcome(1))
     learner = bench.leader.learner
     with monkeypatch.context() as patched:
-        patched.setattr(learner.host.policy, "state", lambda: 1 / 0)
+        patched.setattr(learner.tracker, "take", lambda: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             bench.learn()
     assert bench.total == 0
