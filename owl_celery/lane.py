@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import socket
@@ -10,10 +11,13 @@ from typing import Any, Final
 import click
 from celery import Celery, Task, signals
 from celery.app.annotations import resolve_all
+from celery.app.utils import Settings
 
 from owl_celery.errors import OwlError, WorkerError
 from owl_celery.gpus import CPU_MODEL, Gpu, GpuReader, NvmlReader, current_gpu, fake_gpu
 from owl_celery.spawning import import_in_children
+
+log = logging.getLogger(__name__)
 
 OWN_QUEUE_PRIORITY: Final = 10
 SIMULATED: Final = "sim:"
@@ -127,7 +131,7 @@ def configure_lane(app: Celery) -> None:
     """
     if not current_gpu().queue:
         return
-    conf = app.conf
+    conf = app.conf.finalize()
     conf.worker_pool = "prefork"
     if current_gpu().uuid and not current_gpu().is_simulated:
         # CUDA does not survive a fork, and a fresh interpreter imports the task modules with
@@ -135,8 +139,9 @@ def configure_lane(app: Celery) -> None:
         conf.worker_pool_start_method = "spawn"
     conf.worker_concurrency = current_gpu().concurrency
     conf.worker_prefetch_multiplier = 1
-    for setting in LATE_ACKNOWLEDGEMENT.values():
-        conf[setting] = True
+    # The last layer has the defaults, in a copy of this application's own: whatever the user
+    # configures, now or later, is above it.
+    conf.maps[-1].update(dict.fromkeys(LATE_ACKNOWLEDGEMENT.values(), True))
     # Redis: BRPOP names the queues in the order in which they are consumed, own queue first.
     conf.broker_transport_options = {
         **(conf.broker_transport_options or {}),
@@ -150,6 +155,8 @@ def prepare_worker(instance: Any, **_: Any) -> None:
     if current_gpu().queue:
         consume_own_queue_first(instance.app)
         acknowledge_late(instance.app)
+        if consequence := consequence_of(instance.app.conf):
+            log.warning("owl: %s", consequence)
 
 
 def consume_own_queue_first(app: Celery) -> None:
@@ -173,12 +180,41 @@ def consume_own_queue_first(app: Celery) -> None:
 def acknowledge_late(app: Celery) -> None:
     """Apply the late acknowledgement to tasks that took their settings before it was configured.
 
-    What the author of a task says, on the task, its base class or by ``task_annotations``, stands.
+    What the author of a task says, on the task, its base class or by ``task_annotations``, stands,
+    and so does the user's configuration. Where one of them wants early acknowledgement, which is
+    to run at most once, the task of a killed process is not sent again for our sake either.
     """
     for task in app.tasks.values():
-        for attribute in LATE_ACKNOWLEDGEMENT:
-            if not getattr(task, attribute) and not _is_said(app, task, attribute):
-                setattr(type(task), attribute, True)
+        for attribute, setting in LATE_ACKNOWLEDGEMENT.items():
+            if not _is_said(app, task, attribute):
+                setattr(type(task), attribute, app.conf[setting])
+        retry = "retry_on_worker_lost"
+        if not (
+            task.acks_late
+            or _is_said(app, task, retry)
+            or app.conf.value_set_for(LATE_ACKNOWLEDGEMENT[retry])
+        ):
+            setattr(type(task), retry, False)
+
+
+def consequence_of(conf: Settings) -> str:
+    """What follows for a killed worker's tasks when the user configured it; empty for our way."""
+    if not conf.task_acks_late:
+        return (
+            "task_acks_late is false in the configuration: the task that runs in a worker or pool "
+            "process that is killed is lost."
+        )
+    if conf.task_retry_on_worker_lost:
+        return ""
+    if conf.task_reject_on_worker_lost:
+        return (
+            "task_retry_on_worker_lost is false in the configuration: the task of a killed pool "
+            "process goes back to its queue, without a limit, and is not routed anew."
+        )
+    return (
+        "task_retry_on_worker_lost and task_reject_on_worker_lost are false in the configuration: "
+        "the task of a killed pool process is lost; it fails with WorkerLostError."
+    )
 
 
 def _is_said(app: Celery, task: Task, attribute: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 from celery import Celery, Task
@@ -17,6 +18,7 @@ from owl_celery.lane import (
     lane_of_cpu,
     lane_of_gpu,
     lane_of_option,
+    prepare_worker,
 )
 
 HOST = socket.gethostname()
@@ -207,7 +209,118 @@ class TestLateAcknowledgement:
             app.finalize()
         configure_lane(app)
 
+        # Early acknowledgement means at most once: not sent again after its process was killed.
+        assert self.settle(app, train) == [False, True, False]
+
+    def test_early_acknowledgement_and_retry_can_both_be_said(self, app: Celery, lane: str) -> None:
+        @app.task(shared=False, acks_late=False, retry_on_worker_lost=True)
+        def train() -> None: ...
+
+        configure_lane(app)
+
         assert self.settle(app, train) == [False, True, True]
+
+    @pytest.mark.parametrize("is_bound_early", [False, True])
+    @pytest.mark.parametrize("is_said_early", [False, True])
+    @pytest.mark.parametrize(
+        ("said", "late"),
+        [
+            ({"task_acks_late": False}, [False, True, False]),
+            ({"task_acks_late": False, "task_retry_on_worker_lost": True}, [False, True, True]),
+            ({"task_reject_on_worker_lost": False}, [True, False, True]),
+            ({"task_retry_on_worker_lost": False}, [True, True, False]),
+        ],
+    )
+    def test_what_the_configuration_says_stands(
+        self,
+        app: Celery,
+        lane: str,
+        said: dict[str, bool],
+        late: list[bool],
+        is_said_early: bool,
+        is_bound_early: bool,
+    ) -> None:
+        @app.task(shared=False)
+        def train() -> None: ...
+
+        if is_said_early:
+            app.conf.update(said)
+        if is_bound_early:
+            app.finalize()
+        configure_lane(app)
+        app.conf.update(said)
+        configure_lane(app)
+
+        assert self.settle(app, train) == late
+
+    @pytest.mark.parametrize(
+        ("source", "namespace"),
+        [
+            ({"task_acks_late": False}, None),
+            ({"CELERY_TASK_ACKS_LATE": False}, "CELERY"),
+            ({"CELERY_ACKS_LATE": False}, None),
+        ],
+        ids=["new names", "a namespace", "old names"],
+    )
+    def test_whatever_name_it_uses(
+        self, app: Celery, lane: str, source: dict[str, bool], namespace: str | None
+    ) -> None:
+        app.config_from_object(source, namespace=namespace)
+
+        @app.task(shared=False)
+        def train() -> None: ...
+
+        configure_lane(app)
+
+        assert self.settle(app, train) == [False, True, False]
+
+    def test_old_names_for_other_settings_change_nothing(self, app: Celery, lane: str) -> None:
+        app.config_from_object({"CELERY_TRACK_STARTED": True})
+
+        @app.task(shared=False)
+        def train() -> None: ...
+
+        configure_lane(app)
+
+        assert self.settle(app, train) == [True, True, True]
+
+    @pytest.mark.parametrize(
+        ("said", "consequence"),
+        [
+            ({}, ""),
+            ({"task_reject_on_worker_lost": False}, ""),
+            (
+                {"task_acks_late": False},
+                "task_acks_late is false in the configuration: the task that runs in a worker or "
+                "pool process that is killed is lost.",
+            ),
+            (
+                {"task_retry_on_worker_lost": False},
+                "task_retry_on_worker_lost is false in the configuration: the task of a killed "
+                "pool process goes back to its queue, without a limit, and is not routed anew.",
+            ),
+            (
+                {"task_retry_on_worker_lost": False, "task_reject_on_worker_lost": False},
+                "task_retry_on_worker_lost and task_reject_on_worker_lost are false in the "
+                "configuration: the task of a killed pool process is lost; it fails with "
+                "WorkerLostError.",
+            ),
+        ],
+    )
+    def test_the_worker_says_what_follows(
+        self,
+        app: Celery,
+        lane: str,
+        caplog: pytest.LogCaptureFixture,
+        said: dict[str, bool],
+        consequence: str,
+    ) -> None:
+        app.conf.update(said)
+        configure_lane(app)
+
+        prepare_worker(SimpleNamespace(app=app))
+
+        assert caplog.messages == ([f"owl: {consequence}"] if consequence else [])
 
     @pytest.mark.parametrize("is_bound_early", [False, True])
     def test_what_its_base_class_says_stands(
