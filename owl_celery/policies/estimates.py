@@ -80,6 +80,10 @@ class ServiceTimes:
         else:
             self._fit()
 
+    def refit(self) -> None:
+        """Fit anew after the cells have been written to from outside."""
+        self._fit()
+
     def _is_fit_due(self) -> bool:
         completed = self.completed
         if completed <= 64:

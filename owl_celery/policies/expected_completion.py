@@ -222,6 +222,17 @@ class ExpectedCompletion(Policy):
     def predict_seconds(self, task: TaskView, gpu_model: str) -> float | None:
         return self._beliefs.predict_seconds(task, gpu_model) if self.ready else None
 
+    def take_prior(self, seconds: Mapping[str, Mapping[str, float]], count: float = 2.0) -> None:
+        """Begin from service times by task type and GPU model that are worth ``count`` samples.
+
+        Raises
+        ------
+        ValueError
+            When a service time makes no sense; nothing is changed then.
+
+        """
+        self._learner.take_prior(seconds, count)
+
     def learn_one(self, outcome: Outcome, now: float) -> None:
         self._learner.learn_one(outcome, now)
 

@@ -87,6 +87,40 @@ class Learner:
             self.failures.learn_shortage(row, column, self._free_bytes[outcome.queue])
         self._publish()
 
+    def take_prior(self, seconds: Mapping[str, Mapping[str, float]], count: float) -> None:
+        """Begin from service times known from elsewhere; own samples are kept where there are any.
+
+        Parameters
+        ----------
+        seconds
+            Service time of a task of size 1, > 0, by task type and GPU model.
+        count
+            Samples that each is worth, > 0.
+
+        Raises
+        ------
+        ValueError
+            When a service time makes no sense; nothing is changed then.
+
+        """
+        for by_model in seconds.values():
+            for value in by_model.values():
+                if not 0.0 < value <= MAX_SECONDS:
+                    raise ValueError(f"A service time of {value} s makes no sense.")
+        for task_type, by_model in seconds.items():
+            row = self.cells.row(task_type)
+            self.service_times.refresh(row)
+            for gpu_model, value in by_model.items():
+                column = self.cells.column(gpu_model)
+                if column is None or self.cells["count"][row, column] > 0.0:
+                    continue
+                self.cells["count"][row, column] = count
+                self.cells["mean"][row, column] = value
+                self.cells["size"][row, column] = 1.0
+                self.service_times.completed += 1
+        self.service_times.refit()
+        self._publish()
+
     def _learn_success(self, outcome: Outcome, row: int, column: int, now: float) -> None:
         times, speeds = self.service_times, self.speeds
         duration = max(outcome.service_seconds, MIN_SECONDS)

@@ -363,3 +363,24 @@ def test_exploration_fades_with_samples() -> None:
 
     assert explored(1) > 10 * explored(300)
     assert taught(rounds=1, exploration_rate=0.0).sigma == 0.0
+
+
+def test_a_prior_is_used_at_once_and_gives_way_to_samples() -> None:
+    policy = ExpectedCompletion(seed=1)
+    policy.take_prior({"resnet": {"V100": 2.0, "K80": 10.0}, "lstm": {"V100": 1.0}})
+    assert policy.ready
+    assert seconds_on(policy, "resnet", "K80") == pytest.approx(10.0, rel=0.15)
+    assert seconds_on(policy, "lstm", "K80") == pytest.approx(5.0, rel=0.4)
+    for _ in range(40):
+        policy.learn_one(an_outcome("resnet", "V100", 1.0), 0.0)
+    assert seconds_on(policy, "resnet", "V100") == pytest.approx(1.0, rel=0.1)
+    policy.take_prior({"resnet": {"V100": 50.0}})
+    assert seconds_on(policy, "resnet", "V100") == pytest.approx(1.0, rel=0.1)
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf")])
+def test_an_absurd_prior_is_refused(seconds: float) -> None:
+    policy = ExpectedCompletion(seed=1)
+    with pytest.raises(ValueError, match="makes no sense"):
+        policy.take_prior({"resnet": {"V100": 1.0, "K80": seconds}})
+    assert not policy.ready
