@@ -13,7 +13,7 @@ from celery import Celery, Task, signals
 from celery.app.annotations import resolve_all
 from celery.app.utils import Settings
 
-from owl_celery.errors import OwlError, WorkerError
+from owl_celery.errors import OwlError, SettingsError, WorkerError
 from owl_celery.gpus import CPU_MODEL, Gpu, GpuReader, NvmlReader, current_gpu, fake_gpu
 from owl_celery.spawning import import_in_children
 
@@ -98,6 +98,9 @@ def _on_gpu_option(ctx: click.Context, _: click.Parameter, value: str | None) ->
             import_in_children(ctx.obj.app, name)
         configure_lane(ctx.obj.app)
     except OwlError as error:
+        is_plain = value is None and not os.environ.get("OWL_WORKER_QUEUE")
+        if is_plain and isinstance(error, SettingsError):
+            return  # `install` logs it, and leaves the worker to Celery.
         raise click.ClickException(str(error)) from error
 
 

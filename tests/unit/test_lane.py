@@ -6,13 +6,16 @@ import socket
 from collections.abc import Iterator
 from types import SimpleNamespace
 
+import click
 import pytest
 from celery import Celery, Task
+from click.testing import CliRunner, Result
 
 from owl_celery.errors import WorkerError
 from owl_celery.gpus import FakeGpus, Gpu, current_gpu
 from owl_celery.lane import (
     acknowledge_late,
+    add_worker_options,
     configure_lane,
     consume_own_queue_first,
     lane_of_cpu,
@@ -171,6 +174,49 @@ def test_a_queue_that_the_user_declared_keeps_its_arguments(app: Celery, lane: s
     own = app.amqp.queues.consume_from[lane]
     assert own.queue_arguments == {"x-max-priority": 5}
     assert own.consumer_arguments == {"x-priority": 10}
+
+
+class TestOption:
+    """``--gpu`` is read by every worker of the application, also where it is not given."""
+
+    def invoke(self, app: Celery, *arguments: str) -> Result:
+        add_worker_options(app)
+        command = click.Command("worker", params=list(app.user_options["worker"]))
+        return CliRunner().invoke(command, arguments, obj=SimpleNamespace(app=app))
+
+    @pytest.fixture(autouse=True)
+    def unusable(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        monkeypatch.setenv("OWL_EXPLORATION_RATE", "2")
+        # What the option sets is taken back at the end.
+        for name in lane_of_cpu(1):
+            monkeypatch.setenv(name, "")
+        current_gpu().refresh()
+        yield
+        monkeypatch.undo()
+        current_gpu().refresh()
+
+    def test_a_setting_that_cannot_be_used_leaves_a_plain_worker(self, app: Celery) -> None:
+        result = self.invoke(app)
+
+        assert (result.exit_code, result.output) == (0, "")
+
+    @pytest.mark.parametrize(
+        ("queue", "arguments"), [("gpu.a.0", []), ("", ["--gpu", "sim:k80"])], ids=["set", "option"]
+    )
+    def test_but_stops_a_worker_with_a_gpu(
+        self,
+        app: Celery,
+        monkeypatch: pytest.MonkeyPatch,
+        queue: str,
+        arguments: list[str],
+    ) -> None:
+        monkeypatch.setenv("OWL_WORKER_QUEUE", queue)
+
+        result = self.invoke(app, *arguments)
+
+        assert result.exit_code == 1
+        assert result.output.startswith("Error: Setting EXPLORATION_RATE (or OWL_EXPLORATION_RATE")
+        assert len(result.output.splitlines()) == 1
 
 
 class TestLateAcknowledgement:
