@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Final, Self
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
@@ -17,6 +17,9 @@ from pydantic_settings import (
 )
 
 from owl_celery.errors import SettingsError
+
+# The one variable that is not unset when it is empty: it hides all GPUs.
+SAYS_IF_EMPTY: Final = "CUDA_VISIBLE_DEVICES"
 
 
 def _contract(name: str) -> AliasChoices:
@@ -81,7 +84,8 @@ class Settings(BaseSettings):
     worker_owner
         Who claims GPU and queue; one name for all workers of a ``celery owl worker``.
     cuda_visible_devices
-        GPUs that ``celery owl worker`` may use, by index or UUID; all when unset.
+        GPUs that ``celery owl worker`` may use, by index or UUID, up to a ``-1``; all when unset,
+        none when empty.
     """
 
     model_config = SettingsConfigDict(
@@ -196,14 +200,13 @@ class Settings(BaseSettings):
             for field in named | set(cls.model_fields)
             if (value := conf.get(f"owl_{field}")) is not None
         }
-        sources: list[PydanticBaseSettingsSource] = [
-            InitSettingsSource(cls, in_conf),
-            EnvSettingsSource(cls),
-            InitSettingsSource(cls, arguments),
-        ]
-        merged: dict[str, Any] = {}
-        for source in sources:
-            merged |= source()
+        with_empty = EnvSettingsSource(cls, env_ignore_empty=False)()
+        merged: dict[str, Any] = {
+            **InitSettingsSource(cls, in_conf)(),
+            **{name: value for name, value in with_empty.items() if name.endswith(SAYS_IF_EMPTY)},
+            **EnvSettingsSource(cls)(),
+            **InitSettingsSource(cls, arguments)(),
+        }
         try:
             return cls(**merged)
         except ValidationError as error:

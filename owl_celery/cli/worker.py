@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import socket
 import sys
+from itertools import takewhile
 
 import click
 
@@ -100,10 +101,10 @@ def plan_workers(
         raise WorkerError("Give --gpus or --simulate, not both: virtual GPUs have no index.")
     if simulate is not None:
         found = _virtual_gpus(simulate, host)
-    elif cpu is not None and gpus is None:
-        found = _present_gpus(settings.cuda_visible_devices, is_needed=False)
     else:
-        found = _present_gpus(gpus or settings.cuda_visible_devices, is_needed=True)
+        found = _present_gpus(
+            gpus or settings.cuda_visible_devices, is_needed=cpu is None or gpus is not None
+        )
     plans = [
         WorkerPlan(f"gpu{gpu.index}@{host}", lane_of_gpu(gpu, owner, simulate is not None))
         for gpu in found
@@ -122,6 +123,14 @@ def _virtual_gpus(fleet: str, host: str) -> list[Gpu]:
 
 
 def _present_gpus(chosen: str | None, is_needed: bool) -> list[Gpu]:
+    names = None if chosen is None else _listed(chosen)
+    if names == []:
+        if not is_needed:
+            return []
+        raise WorkerError(
+            "CUDA_VISIBLE_DEVICES or --gpus hides all GPUs: unset it, name GPUs by --gpus, or try "
+            '--simulate "k80=1,v100=1" for virtual GPUs or --cpu 2 for CPU processes.'
+        )
     reader = NvmlReader()
     present = reader.list_gpus()
     if not present:
@@ -132,10 +141,9 @@ def _present_gpus(chosen: str | None, is_needed: bool) -> list[Gpu]:
             f"No NVIDIA GPU was found{reason}: install the NVIDIA driver, or try "
             '--simulate "k80=1,v100=1" for virtual GPUs or --cpu 2 for CPU processes.'
         )
-    if chosen is None:
+    if names is None:
         return present
     by_name = {name: gpu for gpu in present for name in (str(gpu.index), gpu.uuid)}
-    names = [name.strip() for name in chosen.split(",") if name.strip()]
     unknown = [name for name in names if name not in by_name]
     if unknown:
         raise WorkerError(
@@ -143,3 +151,9 @@ def _present_gpus(chosen: str | None, is_needed: bool) -> list[Gpu]:
             f"{', '.join(f'{gpu.index} ({gpu.uuid})' for gpu in present)}."
         )
     return sorted({by_name[name] for name in names}, key=lambda gpu: gpu.index)
+
+
+def _listed(names: str) -> list[str]:
+    """Split a list of GPUs; as CUDA reads it, what comes after -1 does not count."""
+    stripped = (name.strip() for name in names.split(","))
+    return [name for name in takewhile(lambda name: name != "-1", stripped) if name]

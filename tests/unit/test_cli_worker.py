@@ -32,6 +32,7 @@ class Reader(FakeGpus):
 @pytest.fixture(autouse=True)
 def present(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three GPUs on this host."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(cli, "NvmlReader", lambda: Reader.of(["K80", "V100", "V100"], "a"))
 
 
@@ -65,6 +66,29 @@ def test_cuda_visible_devices_is_respected() -> None:
     settings = Settings.load(cuda_visible_devices="SIM-a-1")
 
     assert nodes(plan_workers(None, None, None, settings)) == ["gpu1"]
+
+
+@pytest.mark.parametrize("nothing", ["", "-1", "-1,0"])
+def test_cuda_visible_devices_may_hide_all_gpus(
+    monkeypatch: pytest.MonkeyPatch, nothing: str
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", nothing)
+
+    assert nodes(plan_workers(None, 2, None)) == ["cpu0"]
+    assert nodes(plan_workers("k80=1", None, None)) == ["gpu0"]
+    assert nodes(plan_workers(None, None, "1")) == ["gpu1"]
+    with pytest.raises(OwlError) as caught:
+        plan_workers(None, None, None)
+    assert str(caught.value) == (
+        "CUDA_VISIBLE_DEVICES or --gpus hides all GPUs: unset it, name GPUs by --gpus, or try "
+        '--simulate "k80=1,v100=1" for virtual GPUs or --cpu 2 for CPU processes.'
+    )
+
+
+def test_cuda_visible_devices_ends_at_minus_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,-1,2")
+
+    assert nodes(plan_workers(None, None, None)) == ["gpu1"]
 
 
 def test_cpu_processes_come_beside_the_gpus() -> None:

@@ -89,6 +89,17 @@ def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> N
     assert Settings.load().exploration_rate == 0.4
 
 
+def test_no_visible_gpu_is_not_the_same_as_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings.load().cuda_visible_devices is None
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert Settings.load({"owl_cuda_visible_devices": "1"}).cuda_visible_devices == ""
+    assert Settings.load(cuda_visible_devices="0").cuda_visible_devices == "0"
+
+    monkeypatch.setenv("OWL_CUDA_VISIBLE_DEVICES", "0")
+    assert Settings.load().cuda_visible_devices == "0"
+
+
 @pytest.mark.parametrize("namespace", [None, "CELERY"])
 def test_celery_configuration_is_read_under_any_namespace(namespace: str | None) -> None:
     prefix = f"{namespace}_OWL_" if namespace else "owl_"
