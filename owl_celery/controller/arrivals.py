@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from owl_celery.controller.idle import IdleFields
 from owl_celery.redis_state import RedisState
 
 READ_SECONDS: Final = 0.1
 READ_SECONDS_PER_TYPE: Final = 1e-4
 MAX_ARRIVALS: Final = 2_000
+MAX_IDLE_TYPES: Final = 10_000
 
 
 class Arrivals:
-    """Reads the counters that producers add to.
+    """Reads the counters that producers add to, and drops those of types no longer in use.
 
     Parameters
     ----------
@@ -23,6 +25,7 @@ class Arrivals:
 
     def __init__(self, state: RedisState) -> None:
         self._state = state
+        self._idle = IdleFields(state, [state.keys.arrivals], MAX_IDLE_TYPES)
         self._told: dict[str, int] | None = None
         self._read_at = float("-inf")
         self._next_at = float("-inf")
@@ -43,14 +46,28 @@ class Arrivals:
             return []
         reply: Any = self._state.client.hgetall(self._state.keys.arrivals)
         totals = {name: int(total) for name, total in reply.items()}
-        told, since = self._told, self._read_at
-        self._told, self._read_at = totals, now
+        counts = {}
+        if self._told is not None:
+            counts = {
+                name: since_told(total, self._told.get(name, 0)) for name, total in totals.items()
+            }
+        for name in self._idle.drop(totals, [name for name in counts if counts[name]], now):
+            del totals[name]
+        since, self._told, self._read_at = self._read_at, totals, now
         self._next_at = now + READ_SECONDS + READ_SECONDS_PER_TYPE * len(totals)
-        if told is None:
-            return []
-        return spread(
-            {name: total - told.get(name, 0) for name, total in totals.items()}, since, now
-        )
+        return spread(counts, since, now)
+
+
+def since_told(total: int, told: int) -> int:
+    """What was added to a counter; one that went back has started over.
+
+    Examples
+    --------
+    >>> since_told(7, 5), since_told(2, 5)
+    (2, 2)
+
+    """
+    return total - told if total >= told else max(total, 0)
 
 
 def spread(counts: dict[str, int], since: float, until: float) -> list[tuple[str, float]]:

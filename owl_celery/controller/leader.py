@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 from owl_celery.brokers.base import Broker
 from owl_celery.controller.events import Entry, read_events, read_last_events
 from owl_celery.controller.health import Health, Troubles
+from owl_celery.controller.idle import IdleFields
 from owl_celery.controller.learner import Learner
 from owl_celery.controller.lease import Lease, Write, lua
 from owl_celery.controller.ledger import Beat, Load, LoadLedger
@@ -39,6 +40,8 @@ LEARN_SECONDS: Final = 0.03
 LEARN_IDLE_SECONDS: Final = 0.2
 STOP_SECONDS: Final = 5.0
 FORGET_NODE_SECONDS: Final = 3_600.0
+FORGET_QUEUES_SECONDS: Final = 10.0
+MAX_IDLE_QUEUES: Final = 1_000
 BEATS_SCRIPT: Final = lua("beats")
 
 
@@ -91,7 +94,10 @@ class Leader:
         self._publisher = ViewPublisher(lease, state.keys, self._known_knowledge())
         self._mode = "on"
         self._cursor = self._look_back()
-        self._beats_at = self._depths_at = self._health_at = float("-inf")
+        self._assigned = IdleFields(
+            state, [state.keys.assigned_count, state.keys.assigned_seconds], MAX_IDLE_QUEUES
+        )
+        self._beats_at = self._depths_at = self._health_at = self._forget_at = float("-inf")
         self._busy_at = self._since
         self._depths: dict[str, int] = {}
         self._ledger_time = 0.0
@@ -141,12 +147,16 @@ class Leader:
         self._apply(entries, redis_time, now)
         if entries:
             self._cursor = entries[-1].cursor
+        totals = {name: int(value) for name, value in counts.items()}
         self.ledger.count(
-            {name: int(value) for name, value in counts.items()},
+            totals,
             {name: float(value) for name, value in sums.items()},
             self._depths,
             now,
         )
+        if now >= self._forget_at:
+            self._forget_at = now + FORGET_QUEUES_SECONDS
+            self._assigned.drop(totals, self.ledger.queue_names, now)
         load = self.ledger.load(now)
         if entries or load.running or any(load.waiting_count):
             self._busy_at = now

@@ -56,9 +56,11 @@ class Waiting:
 
     def assigned(self, count: int, seconds: float) -> bool:
         """Note the cumulative assignments as they stand; say whether there are new ones."""
+        if count < self._told_count:
+            # Redis has lost its data, or the counters were dropped as idle: they started over.
+            self._told_count, self._told_seconds = 0, 0.0
         new_count, new_seconds = count - self._told_count, seconds - self._told_seconds
         self._told_count, self._told_seconds = count, seconds
-        # A counter that went back has been reset: Redis has lost its data.
         if new_count <= 0 or new_seconds < 0.0:
             return False
         self._sum_count += new_count

@@ -601,6 +601,30 @@ def test_nodes_that_are_long_gone_are_forgotten(bench: Bench) -> None:
     assert bench.state.client.smembers(bench.state.keys.nodes) == {NODE}
 
 
+def test_queues_that_are_long_gone_are_forgotten_and_may_come_back(bench: Bench) -> None:
+    keys, client = bench.state.keys, bench.state.client
+    bench.assign(7, 14.0)
+    bench.assign(500, 900.0, "gpu.pod-1.0")
+    bench.beat()
+    bench.tick(after=20.0)
+    bench.beat()
+    bench.tick(after=3_500.0)
+    assert client.hkeys(keys.assigned_count) == [QUEUE, "gpu.pod-1.0"]
+    bench.beat()
+    bench.tick(after=200.0)
+    assert client.hgetall(keys.assigned_count) == {QUEUE: "7"}
+    assert client.hgetall(keys.assigned_seconds) == {QUEUE: "14"}
+    bench.beat()
+    bench.beat(node="gpu0@pod-1", queue="gpu.pod-1.0")
+    bench.tick()
+    bench.assign(2, 6.0, "gpu.pod-1.0")
+    bench.broker.by_queue["gpu.pod-1.0"] = 2
+    bench.tick()
+    assert bench.fleet().names == [QUEUE, "gpu.pod-1.0"]
+    assert list(bench.view().waiting_count) == [0, 2]
+    assert list(bench.view().waiting_seconds) == pytest.approx([0.0, 6.0])
+
+
 def test_an_unforeseen_error_loses_no_outcome(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

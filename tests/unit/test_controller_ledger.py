@@ -431,3 +431,16 @@ def test_the_backlog_is_near_the_truth_while_busy(vanishing: float, largest_erro
             errors.append(abs(load.waiting_seconds[0] - truth) / truth)
     assert len(errors) > 1_000
     assert sum(errors) / len(errors) < largest_error
+
+
+def test_totals_that_went_back_count_from_nothing(world: World) -> None:
+    world.assign(500, 900.0)
+    world.look({QUEUE: 0})
+    world.look({QUEUE: 0}, after=3.0)
+    world.count[QUEUE], world.seconds[QUEUE] = 0, 0.0
+    world.assign(2, 6.0)
+    load = world.look({})  # What the broker cannot tell goes by the sums.
+    assert load.waiting_count == [2]
+    assert load.waiting_seconds == pytest.approx([6.0])
+    world.assign(1, 3.0)
+    assert world.look({}).waiting_seconds == pytest.approx([9.0])
