@@ -6,11 +6,13 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
-from typing import Protocol
+from typing import Any, Final, Protocol
+
+NICENESS: Final = 10
 
 
 class WorkerProcess(Protocol):
@@ -87,6 +89,31 @@ class CeleryProcess:
     def close(self) -> None:
         """Stop reading what it prints."""
         self._reader.close()
+
+
+def run_beside(target: Callable[..., None], *args: Any) -> None:
+    """Run a function in a process of its own, which nobody waits for and which ends with this one.
+
+    Parameters
+    ----------
+    target
+        A function at the top of its module, for a low priority.
+
+    Raises
+    ------
+    OSError, EOFError
+        As for ``CeleryProcess``.
+
+    """
+    _context().Process(target=_run_beside, args=(target, *args), daemon=True).start()
+
+
+def _run_beside(target: Callable[..., None], *args: Any) -> None:
+    # The server ignores what is to end this process; Ctrl-C is for the process that we end with.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.nice(NICENESS)
+    target(*args)
 
 
 @cache

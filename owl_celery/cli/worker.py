@@ -5,17 +5,18 @@ from __future__ import annotations
 import secrets
 import socket
 import sys
+from contextlib import closing, suppress
 from itertools import takewhile
 
 import click
 
 from owl_celery.errors import OwlError, WorkerError
 from owl_celery.gpus import FakeGpus, Gpu, NvmlReader
-from owl_celery.installation import installation_of
+from owl_celery.installation import Parts, installation_of
 from owl_celery.lane import lane_of_cpu, lane_of_gpu
 from owl_celery.settings import Settings
 from owl_celery.supervisor import Supervisor, WorkerPlan
-from owl_celery.worker_process import CeleryProcess
+from owl_celery.worker_process import CeleryProcess, run_beside
 
 
 @click.command(context_settings={"ignore_unknown_options": False})
@@ -49,14 +50,40 @@ def worker(
     """
     try:
         arguments = worker_arguments(ctx, loglevel, celery_arguments)
-        installation_of(ctx.obj.app)
+        installation = installation_of(ctx.obj.app)
         plans = plan_workers(simulate, cpu, gpus)
     except OwlError as error:
         raise click.ClickException(str(error)) from error
+    if installation.parts is not None:
+        check_in_background(installation.parts)
     supervisor = Supervisor(
         plans, lambda plan: CeleryProcess([*arguments, "-n", plan.node], plan.environment)
     )
     sys.exit(supervisor.run())
+
+
+def check_in_background(parts: Parts) -> None:
+    """Check the store where a worker may host the controller; workers start meanwhile."""
+    settings = parts.settings
+    if settings.enable_continuous_learning and settings.embed_controller:
+        # What keeps this process from starting will be said of the workers.
+        with suppress(OSError, EOFError):
+            run_beside(check_store, settings, parts.state.keys.namespace)
+
+
+def check_store(settings: Settings, namespace: str) -> None:
+    """Say in one line when what is learned cannot be kept."""
+    # Here: it imports SQLAlchemy, which the supervisor must not wait for.
+    from owl_celery.store import open_store
+
+    try:
+        with closing(open_store(settings, namespace)) as store:
+            store.load()
+    except OwlError as error:
+        click.echo(
+            f"Warning: {error} Until then tasks go to the shortest queue, and nothing is learned.",
+            err=True,
+        )
 
 
 def worker_arguments(

@@ -17,7 +17,8 @@ from owl_celery.gpus import current_gpu
 URL = os.environ.get("TEST_BROKER_URL", "redis://127.0.0.1:1/0")
 
 app = Celery("gpus", broker=URL, backend=URL)
-install(app, embed_controller=False)
+app.conf.owl_embed_controller = False
+install(app)
 
 
 @app.task

@@ -50,9 +50,9 @@ class Cluster:
         self._run(name, environment, "worker", "-n", name, "-l", "INFO", *QUIET, *arguments)
         return name
 
-    def supervise(self, *arguments: str) -> None:
+    def supervise(self, *arguments: str, **environment: str) -> None:
         """Start ``celery owl worker``, known as ``owl``."""
-        self._run("owl", {}, "owl", "worker", *arguments, "--", *QUIET)
+        self._run("owl", environment, "owl", "worker", *arguments, "--", *QUIET)
 
     def supervise_gpu(self, environment: dict[str, str]) -> str:
         """Start the supervisor of a GPU that this host does not have; its worker's node name."""
@@ -333,6 +333,21 @@ def test_workers_do_not_outlive_a_killed_supervisor(cluster: Cluster) -> None:
     # Handed back to the broker rather than held for an hour.
     wait_until(lambda: cluster.redis.hlen("unacked") == 0, "the task to be handed back")
     assert cluster.redis.llen(OWN) + cluster.redis.llen("celery") == 1
+
+
+def test_workers_start_where_nothing_can_be_learned_and_that_is_said(cluster: Cluster) -> None:
+    cluster.supervise(
+        *("--simulate", "k80=1"),
+        OWL_EMBED_CONTROLLER="true",
+        CONTINUOUS_LEARNING_STORAGE_PATH="/proc/owl",
+    )
+    cluster.ready(f"gpu0@{HOST}")
+    warning = "Warning: Setting CONTINUOUS_LEARNING_STORAGE_PATH: cannot write /proc/owl"
+    wait_until(lambda: warning in cluster.log("owl"), "the warning")
+
+    assert cluster.hold("a", OWN).get(timeout=10) == "a"
+    assert cluster.end("owl") == 0
+    assert cluster.log("owl").count(warning) == 1
 
 
 def test_a_supervised_worker_that_is_killed_comes_back(cluster: Cluster) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,9 +15,10 @@ from click.testing import CliRunner
 
 from owl_celery import install
 from owl_celery.cli import worker as cli
-from owl_celery.cli.worker import plan_workers
+from owl_celery.cli.worker import check_in_background, check_store, plan_workers
 from owl_celery.errors import OwlError
 from owl_celery.gpus import FakeGpus
+from owl_celery.installation import installation_of, uninstall
 from owl_celery.settings import Settings
 from owl_celery.supervisor import WorkerPlan
 
@@ -179,6 +181,8 @@ def test_workers_get_the_options_of_this_command_line(monkeypatch: pytest.Monkey
                 self.launch(plan)
             return 0
 
+    checked: list[Any] = []
+    monkeypatch.setattr(cli, "run_beside", lambda *called: checked.append(called))
     monkeypatch.setattr(cli, "CeleryProcess", lambda *called: started.append(called))
     monkeypatch.setattr(cli, "Supervisor", Recorder)
     arguments = ["-A", "proj", "--no-color", "worker", "--simulate", "k80=1", "-l", "ERROR"]
@@ -191,3 +195,77 @@ def test_workers_get_the_options_of_this_command_line(monkeypatch: pytest.Monkey
         f"-A proj --no-color worker -l ERROR -E --max-tasks-per-child 9 -n gpu0@{HOST}"
     )
     assert environment["OWL_WORKER_QUEUE"] == f"gpu.{HOST}.0"
+    [(check, _, namespace)] = checked
+    assert (check, namespace) == (cli.check_store, "proj")
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_checked"),
+    [
+        ({}, True),
+        ({"embed_controller": False}, False),
+        ({"enable_continuous_learning": False}, False),
+    ],
+)
+def test_the_store_is_checked_where_a_worker_may_learn(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], is_checked: bool
+) -> None:
+    checked: list[Any] = []
+    monkeypatch.setattr(cli, "run_beside", lambda *called: checked.append(called))
+    app = install(Celery("proj", broker="redis://127.0.0.1:1/0", set_as_current=False), **settings)
+    parts = installation_of(app).parts
+    assert parts is not None
+
+    check_in_background(parts)
+    uninstall(app)
+
+    assert bool(checked) == is_checked
+
+
+def test_a_store_that_cannot_be_checked_now_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(cli, "run_beside", refuse)
+    app = install(Celery("proj", broker="redis://127.0.0.1:1/0", set_as_current=False))
+    parts = installation_of(app).parts
+    assert parts is not None
+
+    check_in_background(parts)
+    uninstall(app)
+
+
+def test_a_store_that_works_is_not_mentioned(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    check_store(Settings.load(continuous_learning_storage_path=tmp_path), "proj")
+
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("settings", "name", "cure"),
+    [
+        (
+            {"continuous_learning_storage_path": "/proc/owl"},
+            "Setting CONTINUOUS_LEARNING_STORAGE_PATH: cannot write /proc/owl",
+            "name a folder that this user can write.",
+        ),
+        (
+            {"database_url": "postgresql://u:secret@127.0.0.1:1/x"},
+            "Setting DATABASE_URL: cannot reach Postgres at 127.0.0.1:1",
+            "start it, or correct the address.",
+        ),
+        ({"database_url": "nonsense"}, "Setting DATABASE_URL is no database address", "write it"),
+    ],
+)
+def test_a_store_that_does_not_work_is_one_line(
+    capfd: pytest.CaptureFixture[str], settings: dict[str, Any], name: str, cure: str
+) -> None:
+    check_store(Settings.load(**settings), "proj")
+
+    [line] = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"Warning: {name}")
+    assert cure in line
+    assert line.endswith(" Until then tasks go to the shortest queue, and nothing is learned.")
+    assert "secret" not in line
