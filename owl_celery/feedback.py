@@ -195,7 +195,8 @@ class Feedback:
         """Child: keep the error that the task retries for. Parent: the child was lost."""
         if request is None:
             return
-        error = getattr(reason, "exc", None)
+        # Inside an except block `raise self.retry()` names no exception but has one as its context.
+        error = getattr(reason, "exc", None) or getattr(reason, "__context__", None)
         running = self._running.get(request.id)
         if running is not None:
             running.error = error if isinstance(error, BaseException) else None

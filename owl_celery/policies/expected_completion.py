@@ -12,7 +12,7 @@ from owl_celery.policies.base import Policy
 from owl_celery.policies.beliefs import Beliefs, Layout, bounded, load_seconds, sized
 from owl_celery.policies.eligible import open_mask, pick_least
 from owl_celery.policies.learner import Learner
-from owl_celery.policies.randomness import restore_random, state_of
+from owl_celery.policies.randomness import normals, restore_random, state_of
 from owl_celery.policies.warm import MAX_QUEUES, Occupancy
 from owl_celery.types import Decision, Outcome, TaskView
 
@@ -128,7 +128,7 @@ class ExpectedCompletion(Policy):
         explored, propensity = False, None
         if self.sigma > 0.0:
             width = self.sigma * columns.uncertainty
-            noise = np.exp(width * self._random.standard_normal(len(fleet)))
+            noise = np.exp(width * normals(self._random, len(fleet)))
             noisy = wait_score + cost * noise
             if not is_all_open:
                 noisy = np.where(is_open, noisy, np.inf)
@@ -139,7 +139,7 @@ class ExpectedCompletion(Policy):
                 greedy = wait_score + cost * layout.caution
                 if not is_all_open:
                     greedy = np.where(is_open, greedy, np.inf)
-            explored = bool(greedy[row] > greedy[greedy.argmin()])
+            explored = greedy.item(row) > greedy.item(greedy.argmin())
         else:
             row, ties = pick_least(greedy, self._random)
             propensity = 1.0 / ties
@@ -149,8 +149,8 @@ class ExpectedCompletion(Policy):
             queue=fleet.names[row],
             gpu_model=fleet.gpu_model(row),
             algorithm=self.name,
-            wait_seconds=float(wait[row]),
-            service_seconds=float(service[row]),
+            wait_seconds=wait.item(row),
+            service_seconds=service.item(row),
             explored=explored,
             propensity=propensity,
         )

@@ -81,6 +81,21 @@ def worker(redis_url: str) -> Iterator[Worker]:
             raise self.retry(exc=ConnectionError("away"), countdown=0)
         return "done"
 
+    @worker.app.task(shared=False, name="try_twice_in_except", bind=True)
+    def try_twice_in_except(self: Any) -> str:
+        try:
+            if self.request.retries == 0:
+                raise OSError("away")
+        except OSError:
+            raise self.retry(countdown=0) from None
+        return "done"
+
+    @worker.app.task(shared=False, name="poll", bind=True)
+    def poll(self: Any) -> str:
+        if self.request.retries == 0:
+            raise self.retry(countdown=0)
+        return "done"
+
     @worker.app.task(shared=False, name="reject", acks_late=True)
     def reject() -> None:
         raise Reject("not mine", requeue=False)
@@ -174,6 +189,18 @@ def test_each_try_of_a_retried_task_is_an_outcome(worker: Worker) -> None:
     assert (first.state, first.attempt, first.error) == (TryState.RETRY, 0, "ConnectionError")
     assert (second.state, second.attempt) == (TryState.SUCCESS, 1)
     assert first.task_id == second.task_id
+
+
+def test_a_retry_in_an_except_block_names_its_error(worker: Worker) -> None:
+    send(worker, "try_twice_in_except")
+    _, (first, _) = worker.events(2)
+    assert (first.state, first.error) == (TryState.RETRY, "OSError")
+
+
+def test_a_task_that_polls_by_retrying_has_no_error(worker: Worker) -> None:
+    send(worker, "poll")
+    _, (first, _) = worker.events(2)
+    assert (first.state, first.error) == (TryState.RETRY, None)
 
 
 def test_celerys_own_tasks_are_not_reported(worker: Worker) -> None:
