@@ -357,14 +357,44 @@ def test_a_supervised_worker_that_is_killed_comes_back(cluster: Cluster) -> None
     processes = psutil.Process(cluster.processes["owl"].pid).children(recursive=True)
     # It leads its own group; its child is in that too, and the fork server is in ours.
     worker = next(process for process in processes if os.getpgid(process.pid) == process.pid)
+    cluster.hold("held", OWN, until="never")
+    cluster.running("held")
+    child = psutil.Process(cluster.child_pid())
 
     worker.kill()
+    wait_until(lambda: not child.is_running(), "its child to end with it")
     cluster.redis.delete(KEYS.heartbeat(node))
     cluster.ready(node)
 
     assert f"{node} | worker ended with status -9; starts again in 1 s" in cluster.log("owl")
     assert cluster.end("owl") == 0
     assert cluster.redis.keys("owl:gpus:claim:*") == []
+
+
+def test_workers_come_back_when_their_fork_server_is_killed(cluster: Cluster) -> None:
+    cluster.supervise("--simulate", "k80=1,v100=1")
+    nodes = [f"gpu{n}@{HOST}" for n in range(2)]
+    for node in nodes:
+        cluster.ready(node)
+    cluster.hold("held", OWN, until="go")
+    cluster.running("held")
+    processes = psutil.Process(cluster.processes["owl"].pid).children(recursive=True)
+    leaders = [process for process in processes if os.getpgid(process.pid) == process.pid]
+    server = leaders[0].parent()
+    assert server is not None
+
+    served = server.children(recursive=True)
+    server.kill()
+    gone: Callable[[], bool] = lambda: not any(process.is_running() for process in served)  # noqa: E731
+    wait_until(gone, "its workers and their children to end", 20.0)
+    cluster.redis.delete(*map(KEYS.heartbeat, nodes))
+    for node in nodes:
+        cluster.ready(node)
+    cluster.redis.set("go", 1)
+
+    # Handed back by the worker that ended, and taken by one that followed.
+    wait_until(lambda: cluster.ran() == ["held", "held"], "the task to run again", 20.0)
+    assert cluster.end("owl") == 0
 
 
 def test_a_process_manager_may_signal_all_processes_at_once(cluster: Cluster) -> None:
