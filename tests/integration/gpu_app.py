@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from typing import Any
 
@@ -41,3 +42,17 @@ def hold(name: str, until: str = "") -> str:
             time.sleep(0.01)
         client.rpush("ended", name)
     return name
+
+
+@app.task(default_retry_delay=0, max_retries=1)
+def die() -> None:
+    """Kill the process that runs it, as the kernel does for want of memory."""
+    with Redis.from_url(URL, decode_responses=True) as client:
+        client.rpush("ran", f"die {os.getpid()}")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@app.task(max_retries=0)
+def die_once() -> None:
+    """Do the same, never to be tried again."""
+    die()

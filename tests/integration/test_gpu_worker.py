@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
+from billiard.exceptions import WorkerLostError
 from celery import Celery
 from redis import Redis
 
@@ -182,6 +183,22 @@ def test_a_killed_child_loses_no_task(cluster: Cluster) -> None:
     cluster.redis.set("go", 1)
 
     assert result.get(timeout=10) == "poison"
+
+
+@pytest.mark.parametrize(("name", "runs"), [("die", 2), ("die_once", 1)])
+def test_a_task_that_kills_its_process_ends_with_its_retries(
+    cluster: Cluster, name: str, runs: int
+) -> None:
+    node = cluster.start("gpu0", VIRTUAL)
+    cluster.ready(node)
+
+    result = cluster.app.send_task(f"tests.integration.gpu_app.{name}", queue=OWN)
+
+    with pytest.raises(WorkerLostError):
+        result.get(timeout=20)
+    assert cluster.ran() == ["die"] * runs
+    assert cluster.hold("next", OWN).get(timeout=10) == "next"
+    wait_until(lambda: cluster.redis.hlen("unacked") == 0, "all acknowledgements")
 
 
 def test_two_workers_cannot_have_one_gpu(cluster: Cluster) -> None:
