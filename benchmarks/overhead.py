@@ -2,7 +2,8 @@
 
     python -m benchmarks.overhead --json overhead.json
 
-A second process publishes a new load view every 30 ms, as the controller does.
+A second process plays the controller: it publishes a load view every 30 ms and new knowledge ten
+times a second, as with a busy fleet.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import multiprocessing
 import statistics
 import time
 from dataclasses import asdict, dataclass
+from itertools import count
 from multiprocessing.synchronize import Event as ProcessEvent
 from pathlib import Path
 
@@ -58,7 +60,7 @@ def make_app(name: str, url: str) -> tuple[Celery, Task]:
 
 
 def publish_views(url: str, namespace: str, queues: int, stop: ProcessEvent) -> None:
-    """Play the controller: knowledge of 50 task types, and a new view every 30 ms."""
+    """Play a busy controller: a view every 30 ms, new knowledge ten times a second."""
     publisher = Publisher(RedisState(url, Keys(namespace)))
     models = [GPU_MODELS[row % len(GPU_MODELS)] for row in range(queues)]
     views = [
@@ -67,36 +69,47 @@ def publish_views(url: str, namespace: str, queues: int, stop: ProcessEvent) -> 
     ]
     policy = make_policy(Settings(policy="expected_completion"))
     for number in range(150):
-        task_type = TASK_TYPE if number % 50 == 0 else f"{TASK_TYPE}.{number % 50}"
-        model = GPU_MODELS[number % len(GPU_MODELS)]
-        outcome = Outcome(
-            task_id=str(number),
-            decision_id="",
-            attempt=0,
-            task_type=task_type,
-            size=1.0,
-            queue=f"gpu.host.{GPU_MODELS.index(model)}",
-            worker_id="gpu0@host",
-            gpu_model=model,
-            state=TryState.SUCCESS,
-            service_seconds=1.0 + number % 7,
-            finished_at=time.time(),
-        )
-        policy.learn_one(outcome, now=float(number))
+        policy.learn_one(outcome_of(number), now=float(number))
     snapshot = policy.snapshot()
-    while not stop.wait(0.03):
+    for number in count():
+        if stop.wait(0.03):
+            return
+        if number % 3 == 0:
+            policy.learn_one(outcome_of(number), now=float(number))
+            snapshot = policy.snapshot()
         publisher.publish(views, policy.name, snapshot)
+
+
+def outcome_of(number: int) -> Outcome:
+    """Make up one success."""
+    model = GPU_MODELS[number % len(GPU_MODELS)]
+    return Outcome(
+        task_id=str(number),
+        decision_id="",
+        attempt=0,
+        task_type=TASK_TYPE if number % 50 == 0 else f"{TASK_TYPE}.{number % 50}",
+        size=1.0,
+        queue=f"gpu.host.{GPU_MODELS.index(model)}",
+        worker_id="gpu0@host",
+        gpu_model=model,
+        state=TryState.SUCCESS,
+        service_seconds=1.0 + number % 7,
+        finished_at=time.time(),
+    )
 
 
 def measure(url: str, queues: int, calls: int, producers: int) -> list[Row]:
     """Publish plain and routed in turn, with so many producer processes at a time."""
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
-    publisher = context.Process(target=publish_views, args=(url, "routed", queues, stop))
+    namespace = f"routed-{queues}-{producers}"
+    publisher = context.Process(target=publish_views, args=(url, namespace, queues, stop))
     publisher.start()
     try:
         with context.Pool(producers) as pool:
-            parts = pool.starmap(publish_in_turn, [(url, calls // producers)] * producers)
+            parts = pool.starmap(
+                publish_in_turn, [(url, namespace, calls // producers)] * producers
+            )
     finally:
         stop.set()
         publisher.join()
@@ -115,11 +128,11 @@ def row_of(case: str, times: list[float], plain: list[float], queues: int, produ
     return Row(case, queues, producers, round(p50, 1), round(p99, 1), round(ratio, 3))
 
 
-def publish_in_turn(url: str, calls: int) -> tuple[list[float], list[float]]:
+def publish_in_turn(url: str, namespace: str, calls: int) -> tuple[list[float], list[float]]:
     """Time ``apply_async`` of a plain and a routed application, in turn, microseconds each."""
     plain_app, plain_task = make_app("plain", url)
     routed_app, routed_task = make_app("routed", url)
-    install(routed_app)
+    install(routed_app, namespace=namespace)
     sync = parts_of(routed_app).sync
     times: tuple[list[float], list[float]] = ([], [])
     deadline = time.monotonic() + 30.0
@@ -143,13 +156,20 @@ def publish_in_turn(url: str, calls: int) -> tuple[list[float], list[float]]:
 @click.command()
 @click.option("--json", "path", type=click.Path(path_type=Path), help="Write the rows here.")
 @click.option("--calls", default=3000, show_default=True, help="Publishes of each case.")
-def main(path: Path | None, calls: int) -> None:
+@click.option(
+    "--producers",
+    default=(1,),
+    multiple=True,
+    show_default=True,
+    help="Processes that publish at a time; more than there are idle cores measures their queue.",
+)
+def main(path: Path | None, calls: int, producers: tuple[int, ...]) -> None:
     """Compare plain and routed publishing at 64 and 1,024 queues."""
     rows: list[Row] = []
     with EmbeddedRedis() as server:
         for queues in (64, 1024):
-            for producers in (1, 4):
-                rows += measure(server.url, queues, calls, producers)
+            for processes in producers:
+                rows += measure(server.url, queues, calls, processes)
                 for row in rows[-2:]:
                     click.echo(
                         f"{row.case:7} {row.queues:5} queues {row.producers} producers  "

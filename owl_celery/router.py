@@ -351,8 +351,7 @@ def stamp_published(
     headers[HEADER] = value
     if isinstance(headers.get("headers"), dict):
         headers["headers"][HEADER] = value
-    if decision is not None and is_ours and not headers.get("eta"):
-        # A task with an eta is held by the worker and does not wait in the queue.
-        routed.router.sync.assign(decision.queue, decision.service_seconds)
-    routed.router.sync.arrived(routed.task.task_type)
+    # A task with an eta is held by the worker and does not wait in the queue.
+    waits_in = routing_key if is_ours and not headers.get("eta") else None
+    routed.router.sync.published(header.task_type, waits_in, header.service_seconds)
     return True

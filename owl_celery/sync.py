@@ -139,34 +139,36 @@ class ProducerSync:
         self._last_use = now
         return self._snapshot
 
-    def assign(self, queue: str, seconds: float | None) -> None:
-        """Count a task that is being published to a queue.
+    def published(self, task_type: str, queue: str | None, seconds: float | None) -> None:
+        """Count a task that is being published.
 
         Parameters
         ----------
+        task_type
+            Its type, wherever it goes.
         queue
-            Name of one of our queues.
+            The one of our queues in which it will wait; None when it goes elsewhere.
         seconds
             Predicted service time; None without a prediction. The controller puts its own in, and
             until then the task counts here as the mean of what waits there.
 
         """
         with self._lock:
+            untold = self._untold
+            untold.arrivals[task_type] += 1
+            if queue is None:
+                return
+            untold.count[queue] += 1
+            untold.seconds[queue] += seconds or 0.0
             snapshot = self._snapshot
             row = snapshot.rows.get(queue) if snapshot else None
             if snapshot is not None and row is not None:
                 fleet = snapshot.fleet
-                waiting = int(fleet.waiting_count[row])
-                mean = float(fleet.waiting_seconds[row]) / waiting if waiting else 0.0
+                if seconds is None:
+                    waiting = fleet.waiting_count.item(row)
+                    seconds = fleet.waiting_seconds.item(row) / waiting if waiting else 0.0
                 fleet.waiting_count[row] += 1
-                fleet.waiting_seconds[row] += mean if seconds is None else seconds
-            self._untold.count[queue] += 1
-            self._untold.seconds[queue] += seconds or 0.0
-
-    def arrived(self, task_type: str) -> None:
-        """Count a published task of a type, wherever it went."""
-        with self._lock:
-            self._untold.arrivals[task_type] += 1
+                fleet.waiting_seconds[row] += seconds
 
     def flush(self) -> None:
         """Sync once, now, in the calling thread."""
@@ -257,6 +259,9 @@ class ProducerSync:
 
     def _receive(self, view: View, now: float) -> None:
         """Make the next snapshot of a new view."""
+        if self._view is not None and view.version < self._view.version:
+            # Redis has lost its data, and numbers start over: ours may name other records now.
+            self._fleet_record, self._knowledge_version = None, -1
         fleet_record, knowledge = self._fetch(view)
         if fleet_record is None or fleet_record.version != view.fleet_version:
             return

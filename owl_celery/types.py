@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 MIN_SIZE: Final = 1e-9
 MAX_SIZE: Final = 1e15
@@ -86,8 +86,7 @@ class QueueView:
     is_open: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """Where a task goes, and what was expected of it.
 
     Parameters

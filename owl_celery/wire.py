@@ -11,7 +11,7 @@ import math
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Final, Self, TypeVar
+from typing import Annotated, Any, Final, NamedTuple, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -133,8 +133,7 @@ def bounded_text(value: object, default: str = "") -> str:
     return value[:MAX_NAME_LENGTH] if isinstance(value, str) else default
 
 
-@dataclass(frozen=True, slots=True)
-class TaskHeader:
+class TaskHeader(NamedTuple):
     """The message header ``owl``: how the task was routed; under 300 bytes for usual names.
 
     Parameters

@@ -16,6 +16,8 @@ class Publisher:
     def __init__(self, state: RedisState) -> None:
         self._state = state
         self._version = 0
+        self._fleet: FleetRecord | None = None
+        self._knowledge: Knowledge | None = None
 
     def publish(
         self,
@@ -26,21 +28,26 @@ class Publisher:
     ) -> None:
         """Publish the next version; by default everything told so far is included."""
         self._version += 1
-        version, client, keys = self._version, self._state.client, self._state.keys
+        client, keys = self._state.client, self._state.keys
         if ledger_time is None:
             seconds, microseconds = client.time()
             ledger_time = seconds + microseconds / 1e6
-        record = FleetRecord(
-            version,
-            [queue.name for queue in queues],
-            [queue.gpu_model for queue in queues],
-            [queue.concurrency for queue in queues],
-        )
+        fleet = self._fleet or FleetRecord(0, [], [], [])
+        names = [queue.name for queue in queues]
+        models = [queue.gpu_model for queue in queues]
+        concurrency = [queue.concurrency for queue in queues]
+        if (fleet.names, fleet.gpu_models, fleet.concurrency) != (names, models, concurrency):
+            fleet = self._fleet = FleetRecord(self._version, names, models, concurrency)
+            client.set(keys.fleet, fleet.encode())
+        knowledge = self._knowledge or Knowledge(0, "", {})
+        if (knowledge.policy, knowledge.snapshot) != (policy, snapshot or {}):
+            knowledge = self._knowledge = Knowledge(self._version, policy, snapshot or {})
+            client.set(keys.knowledge, knowledge.encode())
         view = View(
-            version=version,
+            version=self._version,
             ledger_time=ledger_time,
-            fleet_version=version,
-            knowledge_version=version,
+            fleet_version=fleet.version,
+            knowledge_version=knowledge.version,
             waiting_count=[queue.waiting_count for queue in queues],
             waiting_seconds=[queue.waiting_seconds for queue in queues],
             running=[
@@ -51,6 +58,4 @@ class Publisher:
             closed=[row for row, queue in enumerate(queues) if not queue.is_open],
             free_memory_bytes=[queue.free_memory_bytes for queue in queues],
         )
-        client.set(keys.fleet, record.encode())
-        client.set(keys.knowledge, Knowledge(version, policy, snapshot or {}).encode())
         client.set(keys.view, view.encode())

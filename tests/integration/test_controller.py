@@ -332,7 +332,7 @@ def test_a_producer_sees_the_load_and_drops_its_own_assignments(bench: Bench) ->
     snapshot = sync._snapshot
     assert snapshot is not None
     assert snapshot.fleet.names == (QUEUE,)
-    sync.assign(QUEUE, 2.0)
+    sync.published("train", QUEUE, 2.0)
     bench.broker.by_queue[QUEUE] = 1
     sync.flush()
     bench.tick()

@@ -310,6 +310,15 @@ def test_policy_of_a_newer_release_falls_back(producer: Producer) -> None:
     assert producer.route() == "gpu.a.1"
 
 
+def test_a_redis_that_lost_its_data_is_read_anew(producer: Producer) -> None:
+    for _ in range(3):
+        producer.see(BUSY, IDLE)
+    producer.state.client.flushall()
+    producer.publisher = Publisher(producer.state)
+    producer.see(QueueView("gpu.b.0", "A100"), QueueView("gpu.b.1", "A100"))
+    assert producer.route() in ("gpu.b.0", "gpu.b.1")
+
+
 @pytest.mark.parametrize("mode", ["off", "shadow"])
 def test_kill_switch_leaves_routing_to_celery(producer: Producer, mode: str) -> None:
     producer.state.client.set(producer.state.keys.mode, mode)
