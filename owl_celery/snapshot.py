@@ -12,7 +12,7 @@ from owl_celery.errors import SettingsError
 from owl_celery.fleet import LEAST_SECONDS, Fleet
 from owl_celery.policies import policy_class
 from owl_celery.policies.base import Policy
-from owl_celery.wire import View
+from owl_celery.records import View
 
 SIMPLEST_POLICY: Final = "shortest_queue"
 

@@ -20,10 +20,10 @@ from typing import Final
 from owl_celery.fleet import Fleet
 from owl_celery.policies import make_policy
 from owl_celery.policies.base import Policy
+from owl_celery.records import FleetRecord, Knowledge, View, decode_record
 from owl_celery.redis_state import RedisState
 from owl_celery.settings import Settings
 from owl_celery.snapshot import Snapshot, add_assignments, load_fleet, policy_chain
-from owl_celery.wire import FleetRecord, Knowledge, View, decode_record
 
 log = logging.getLogger(__name__)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from owl_celery.records import FleetRecord, Knowledge, View
 from owl_celery.redis_state import RedisState
 from owl_celery.types import QueueView
-from owl_celery.wire import FleetRecord, Knowledge, View
 
 
 class Publisher:

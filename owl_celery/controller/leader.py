@@ -20,10 +20,11 @@ from owl_celery.controller.ledger import Beat, Load, LoadLedger
 from owl_celery.controller.view import EncodedKnowledge, ViewPublisher, versions
 from owl_celery.errors import BrokerError
 from owl_celery.policies import make_policy
+from owl_celery.records import Knowledge, decode_record
 from owl_celery.redis_state import RedisState
 from owl_celery.settings import Settings
 from owl_celery.store.base import FIRST_CURSOR, Store
-from owl_celery.wire import Heartbeat, Knowledge, Started, bounded_seconds, decode_record
+from owl_celery.wire import Heartbeat, Started, bounded_seconds
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from typing import Any, Final
 from owl_celery.controller.ledger import Load
 from owl_celery.controller.view import EncodedKnowledge, versions
 from owl_celery.policies.base import Policy
+from owl_celery.records import Knowledge
 from owl_celery.types import TaskView
-from owl_celery.wire import Knowledge
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,8 @@ from typing import Final, NamedTuple
 
 from owl_celery.controller.lease import Lease, Write
 from owl_celery.controller.ledger import Load
-from owl_celery.wire import FleetRecord, Keys, View
+from owl_celery.records import FleetRecord, View
+from owl_celery.wire import Keys
 
 VERSIONS_PER_FENCE: Final = 10**10
 PUBLISH_AT_LEAST_SECONDS: Final = 0.5

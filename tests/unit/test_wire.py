@@ -9,21 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from owl_celery.records import FleetRecord, Knowledge, View, decode_record
 from owl_celery.types import Outcome, TryState
 from owl_celery.wire import (
     MAX_NAME_LENGTH,
     MAX_SECONDS,
-    FleetRecord,
     Heartbeat,
     Keys,
-    Knowledge,
     Started,
     TaskHeader,
-    View,
     bounded_seconds,
     bounded_text,
     decode_event,
-    decode_record,
     dumps,
     encode_event,
 )
