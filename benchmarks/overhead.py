@@ -33,6 +33,7 @@ from tests.published import Publisher
 GPU_MODELS = ("k80", "p100", "v100")
 TASK_TYPE = "benchmarks.overhead.work"
 PURGE_EVERY = 500
+EXPERIENCE = 45_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +69,11 @@ def publish_views(url: str, namespace: str, queues: int, stop: ProcessEvent) -> 
         for row, model in enumerate(models)
     ]
     policy = make_policy(Settings(policy="expected_completion"))
-    for number in range(150):
+    # What a fleet knows after a day: some 300 samples of each task type on each GPU model.
+    for number in range(EXPERIENCE):
         policy.learn_one(outcome_of(number), now=float(number))
     snapshot = policy.snapshot()
-    for number in count():
+    for number in count(EXPERIENCE):
         if stop.wait(0.03):
             return
         if number % 3 == 0:

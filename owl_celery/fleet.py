@@ -60,6 +60,8 @@ class Fleet:
     running_seconds, running_since
         Predicted service seconds (0 in an idle slot) and start time of what runs, shape (N, C)
         with C the largest concurrency.
+    is_all_open
+        Whether the fleet is settled and tasks may be sent to every queue.
     is_simple
         Whether the fleet is settled, serves one task at a time in each queue and has a load
         within reason: the wait is then what runs plus what waits.
@@ -81,6 +83,7 @@ class Fleet:
         "_the_open",
         "concurrency",
         "free_memory_bytes",
+        "is_all_open",
         "is_open",
         "is_simple",
         "model_index",
@@ -169,7 +172,7 @@ class Fleet:
         return fleet
 
     def _unsettle(self) -> None:
-        self._is_settled = self.is_simple = False
+        self._is_settled = self.is_simple = self.is_all_open = False
         self._residual: Floats | None = None
         self._residual_at = 0.0
         self._the_open = 0
@@ -180,6 +183,7 @@ class Fleet:
         What depends on the others need then not be worked out for every decision.
         """
         self._the_open = int(np.count_nonzero(self.is_open))
+        self.is_all_open = self._the_open == len(self) > 0
         self.is_simple = (
             self.running_seconds.shape[1] == 1
             and float(self.waiting_seconds.max(initial=0.0)) < MODERATE_SECONDS
@@ -194,7 +198,7 @@ class Fleet:
 
     def gpu_model(self, row: int) -> str:
         """GPU model of one queue."""
-        return self.models[int(self.model_index[row])]
+        return self.models[self.model_index.item(row)]
 
     def residual_seconds(self, now: float) -> Floats:
         """Predicted rest of what runs, summed over the slots of each queue, shape (N,).

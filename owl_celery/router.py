@@ -170,9 +170,8 @@ class LearningRouterMixin:
         if is_pinned:
             _routed.set(Routed(self, name, view, "user"))
             return None
-        snapshot = self.sync.snapshot()
+        snapshot, mode = self.sync.snapshot(), self.sync.mode
         decision, reason = self._decide(view, snapshot)
-        mode = self.sync.mode
         if snapshot is None or decision is None or mode != "on":
             self._fall_back(reason or mode)
             _routed.set(Routed(self, name, view, "celery", decision if mode == "shadow" else None))
@@ -328,24 +327,23 @@ def stamp_published(
         # A header passed on from another task would join our outcome to its decision.
         headers.pop(HEADER, None)
         return False
-    decision = routed.decision
+    task, decision, algorithm = routed.task, routed.decision, routed.algorithm
     is_ours = decision is not None and decision.queue == routing_key
-    algorithm = routed.algorithm
     if not is_ours and algorithm != "user":
         algorithm = "celery"
     header = TaskHeader(
         decision_id=decision_ids(),
         queue=routing_key or "",
         algorithm=algorithm,
-        task_type=routed.task.task_type,
+        task_type=task.task_type,
         published_at=time.time(),
-        size=routed.task.size,
-        model=routed.task.model,
+        size=task.size,
+        model=task.model,
         service_seconds=decision.service_seconds if decision else None,
         policy_version=routed.policy_version,
-        explored=bool(decision and decision.explored and is_ours),
-        propensity=decision.propensity if decision and is_ours else None,
-        tried=tuple(sorted(routed.task.tried)),
+        explored=is_ours and decision is not None and decision.explored,
+        propensity=decision.propensity if is_ours and decision is not None else None,
+        tried=tuple(sorted(task.tried)) if task.tried else (),
     )
     value = header.encode()
     headers[HEADER] = value

@@ -29,8 +29,7 @@ class TryState(StrEnum):
         return self is TryState.SUCCESS
 
 
-@dataclass(frozen=True, slots=True)
-class TaskView:
+class TaskView(NamedTuple):
     """What a policy may know of a task before it runs; never its arguments.
 
     Parameters

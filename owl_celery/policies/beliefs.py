@@ -165,18 +165,24 @@ class TypeColumns(NamedTuple):
         Service seconds at size 1, within the bounds.
     uncertainty
         Uncertainty of these, 1 without samples.
+    doubt
+        The largest of them.
     success
         Probability of success, at least 0.01; None where nothing has failed of late.
     needed
         GPU memory needed, bytes; None where unknown everywhere.
+    suits_all
+        Whether nothing speaks against any of the queues.
 
     """
 
     per_size: Floats
     service: Floats
     uncertainty: Floats
+    doubt: float
     success: Floats | None
     needed: Floats | None
+    suits_all: bool
 
 
 class Layout:
@@ -255,13 +261,15 @@ class Layout:
         per_size = beliefs.service[row].take(self.columns) * self.speeds
         uncertainty = (1.0 / np.sqrt(beliefs.count[row] + 1.0)).take(self.columns)
         failure, needed = beliefs.failure[row], beliefs.needed[row]
-        can_fail = bool(beliefs.failing) or bool(failure.any())
+        can_fail, has_need = bool(beliefs.failing) or bool(failure.any()), bool(needed.any())
         return TypeColumns(
             per_size,
             bounded(per_size),
             uncertainty,
+            float(uncertainty.max(initial=0.0)),
             success_ratio(failure.take(self.columns), self.failing) if can_fail else None,
-            needed.take(self.columns) if needed.any() else None,
+            needed.take(self.columns) if has_need else None,
+            suits_all=not (can_fail or has_need),
         )
 
     def seconds_on(self, row: int, tasks: Sequence[TaskView]) -> Floats:

@@ -41,8 +41,9 @@ def pick_least(scores: Floats, random: np.random.Generator) -> tuple[int, int]:
     At least one score must be finite.
     """
     row = int(scores.argmin())
-    least = float(scores[row])
-    ties: Ints = np.flatnonzero(scores <= least + TIE_RATIO * abs(least))
-    if len(ties) > 1:
-        row = int(ties[random.integers(len(ties))])
-    return row, len(ties)
+    least = scores.item(row)
+    ties: Ints = (scores <= least + TIE_RATIO * abs(least)).nonzero()[0]
+    count = len(ties)
+    if count > 1:
+        row = ties.item(int(random.random() * count))
+    return row, count

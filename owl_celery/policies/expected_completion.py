@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 NOISE_PER_RATE: Final = 1.5
 """Standard deviation of the log of an unsampled service time, for each 1 of exploration rate."""
 
+LEAST_NOISE: Final = 0.02
+"""Noise narrower than this changes no choice worth changing, and is not drawn."""
+
 MOVE_RESERVE: Final = 1.1
 """A waiting task moves to an idle queue only if it gains by so much more than the service there."""
 
@@ -106,10 +109,11 @@ class ExpectedCompletion(Policy):
         return self._learner
 
     def choose(self, task: TaskView, fleet: Fleet, now: float) -> Decision:
-        is_open = open_mask(task, fleet)
         layout = self._laid_out(fleet)
-        is_open = layout.sensible_mask(task, fleet, is_open)
         columns = layout.of_type(task.task_type)
+        is_open = None
+        if task.tried or not (fleet.is_all_open and columns.suits_all):
+            is_open = layout.sensible_mask(task, fleet, open_mask(task, fleet))
         service = sized(columns, task.size)
         residual, wait = load_seconds(fleet, now)
         if task.model is None:
@@ -121,23 +125,23 @@ class ExpectedCompletion(Policy):
         wait_score = wait
         if columns.success is not None:
             wait_score, cost = wait / columns.success, cost / columns.success
-        is_all_open = is_open is fleet.is_open and fleet.open_count == len(fleet)
         greedy = wait_score + cost
-        if not is_all_open:
+        if is_open is not None:
             greedy = np.where(is_open, greedy, np.inf)
         explored, propensity = False, None
-        if self.sigma > 0.0:
-            width = self.sigma * columns.uncertainty
+        sigma = self.sigma
+        if sigma * columns.doubt > LEAST_NOISE or layout.caution is not None:
+            width = sigma * columns.uncertainty
             noise = np.exp(width * normals(self._random, len(fleet)))
             noisy = wait_score + cost * noise
-            if not is_all_open:
+            if is_open is not None:
                 noisy = np.where(is_open, noisy, np.inf)
             # Noise leaves no ties.
             row = int(noisy.argmin())
             if layout.caution is not None:
                 # To send work to a GPU because it may have recovered is to explore, too.
                 greedy = wait_score + cost * layout.caution
-                if not is_all_open:
+                if is_open is not None:
                     greedy = np.where(is_open, greedy, np.inf)
             explored = greedy.item(row) > greedy.item(greedy.argmin())
         else:
