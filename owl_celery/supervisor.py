@@ -141,8 +141,9 @@ class Supervisor:
         reading, writing = os.pipe()
         os.set_blocking(writing, False)
         previous_fd = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-        # One that was ignored from the start stays so, as after nohup.
-        numbers = [number for number in REQUESTS if signal.getsignal(number) != signal.SIG_IGN]
+        # After nohup a hang-up stays ignored; a request to stop is obeyed in any case.
+        is_nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        numbers = [number for number in REQUESTS if not (is_nohup and number == signal.SIGHUP)]
         previous = {number: signal.signal(number, self._request) for number in numbers}
         self._selector.register(reading, selectors.EVENT_READ)
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +23,16 @@ hypothesis.settings.load_profile("owl")
 
 MARK = "OWL_CELERY_TEST_RUN"
 CLEANUP_SECONDS = 5.0
+
+
+def pytest_configure() -> None:
+    """Let TERM stop what the tests start, also when the shell that started us ignores it."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(
+                number,
+                signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL,
+            )
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 from celery import Celery, chain, chord, group
+from celery.beat import ScheduleEntry, Scheduler
 from celery.exceptions import TimeoutError as CeleryTimeoutError
+from celery.schedules import schedule
 
 from owl_celery.embedded import EmbeddedRedis
 from owl_celery.installation import parts_of, uninstall
@@ -92,6 +94,13 @@ def stamped(app: Celery) -> Any:
     return get(signature.apply_async(headers={"mine": "kept"}))
 
 
+def beat(app: Celery) -> Any:
+    entry = ScheduleEntry(
+        name="sum", task="add", args=(1, 2), schedule=schedule(timedelta(hours=1)), app=app
+    )
+    return get(Scheduler(app=app, lazy=True).apply_async(entry, advance=False))
+
+
 def eager(app: Celery) -> Any:
     app.conf.task_always_eager = True
     try:
@@ -153,6 +162,7 @@ PROGRAMS: dict[str, Program] = {
     "request": lambda app: get(task(app, "give_back").apply_async(priority=5, shadow="other")),
     "explicit queue": lambda app: get(task(app, "where").apply_async(queue="by.user")),
     "the user's own route": lambda app: get(task(app, "user_routed").delay()),
+    "beat": beat,
     "eager": eager,
 }
 
