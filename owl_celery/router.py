@@ -324,8 +324,9 @@ def stamp_published(
     if headers is None:
         return False
     if routed is None or routed.name != sender:
-        # A header passed on from another task would join our outcome to its decision.
-        headers.pop(HEADER, None)
+        if current_task:
+            # A header passed on by a task would join this outcome to the decision on that one.
+            headers.pop(HEADER, None)
         return False
     task, decision, algorithm = routed.task, routed.decision, routed.algorithm
     is_ours = decision is not None and decision.queue == routing_key

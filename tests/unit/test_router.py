@@ -246,7 +246,15 @@ def test_a_failing_policy_gives_way_to_a_simpler_one(
 
 
 def test_a_header_passed_on_by_a_task_is_dropped_when_we_are_not_asked(producer: Producer) -> None:
-    assert "owl" not in producer.publish("mine", "another.task", **retry_headers("gpu.a.0"))
+    app = Celery("passer", set_as_current=False)
+
+    @app.task(name=NAME, shared=False)
+    def pass_on() -> bool:
+        return "owl" in producer.publish("mine", "another.task", **retry_headers("gpu.a.0"))
+
+    assert pass_on.apply().get() is False
+    assert "owl" in producer.publish("mine", "another.task", **retry_headers("gpu.a.0"))
+    app.close()
 
 
 def test_retry_of_a_task_with_an_explicit_queue_stays_there(producer: Producer) -> None:
