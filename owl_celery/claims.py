@@ -153,5 +153,5 @@ class Claims:
 def _sentence(resource: str, owner: str) -> str:
     return (
         f"{resource} already belongs to worker {owner}: stop that worker first, or give this one "
-        "another GPU by --gpu."
+        "another GPU by --gpus (celery worker: --gpu)."
     )

@@ -231,6 +231,17 @@ class Settings(BaseSettings):
             raise SettingsError(_sentence(error)) from error
 
 
+def bare_names() -> frozenset[str]:
+    """Environment variables that are settings without the prefix ``OWL_``."""
+    return frozenset(
+        str(choice)
+        for field in Settings.model_fields.values()
+        if isinstance(field.validation_alias, AliasChoices)
+        for choice in field.validation_alias.choices
+        if not str(choice).startswith("OWL_")
+    )
+
+
 def _sentence(error: ValidationError) -> str:
     """Say the first complaint in a sentence that names the setting; values stay unsaid."""
     first = error.errors(include_url=False, include_input=False)[0]

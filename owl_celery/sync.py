@@ -24,6 +24,7 @@ from owl_celery.records import FleetRecord, Knowledge, View, decode_record
 from owl_celery.redis_state import RedisState
 from owl_celery.settings import Settings
 from owl_celery.snapshot import Snapshot, add_assignments, load_fleet, policy_chain
+from owl_celery.wire import mode_of
 
 log = logging.getLogger(__name__)
 
@@ -247,7 +248,7 @@ class ProducerSync:
                     self._untold.seconds[queue] += told
                 self._untold.arrivals.update(untold.arrivals)
             raise
-        self.mode = mode if mode in ("shadow", "off") else "on"
+        self.mode = mode_of(mode)
         now = self._clock()
         if untold.count:
             batch = Batch(seconds + microseconds / 1e6, now, untold.count, untold.seconds)

@@ -118,6 +118,19 @@ def dumps(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), allow_nan=False)
 
 
+def mode_of(text: object) -> str:
+    """Read the kill switch: ``shadow`` and ``off`` in any spelling, and ``on`` for all else.
+
+    Examples
+    --------
+    >>> [mode_of(text) for text in ("off", " OFF", None, "bogus")]
+    ['off', 'off', 'on', 'on']
+
+    """
+    mode = text.strip().lower() if isinstance(text, str) else ""
+    return mode if mode in ("shadow", "off") else "on"
+
+
 def bounded_seconds(value: object, default: float = 0.0, longest: float = MAX_SECONDS) -> float:
     """Read a number, most often a duration; what is not in [0, longest] is ``default``."""
     if isinstance(value, bool) or not isinstance(value, int | float):

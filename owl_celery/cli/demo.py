@@ -69,7 +69,7 @@ def demo(
     output: Path,
     keep: bool,
 ) -> None:
-    """Compare plain Celery with learned routing on virtual GPUs, in about three minutes."""
+    """Compare plain Celery with learned routing on virtual GPUs, in about four minutes."""
     # TERM must stop what was started, as Ctrl-C does.
     signal.signal(signal.SIGTERM, _interrupt)
     try:

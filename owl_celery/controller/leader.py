@@ -24,7 +24,7 @@ from owl_celery.records import Knowledge, decode_record
 from owl_celery.redis_state import RedisState
 from owl_celery.settings import Settings
 from owl_celery.store.base import FIRST_CURSOR, Store
-from owl_celery.wire import Heartbeat, Started, bounded_seconds
+from owl_celery.wire import Heartbeat, Started, bounded_seconds, mode_of
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ class Leader:
         pipe.hgetall(keys.assigned_seconds)
         (seconds, microseconds), mode, counts, sums = pipe.execute()
         redis_time = seconds + microseconds / 1e6
-        self._mode = mode if mode in ("shadow", "off") else "on"
+        self._mode = mode_of(mode)
         now = self.now()
         if now >= self._beats_at:
             self._read_beats(now)

@@ -26,6 +26,7 @@ from owl_celery.demo.stack import (
     available_bytes,
     empty_broker,
     fit_fleet,
+    forget_settings,
     running_stack,
 )
 from owl_celery.errors import WorkerError
@@ -113,6 +114,7 @@ def run_demo(plan: Plan, console: Console) -> None:
         When something cannot start; the message says what to do.
 
     """
+    forget_settings()
     fleet = fit_fleet(plan.fleet, available_bytes())
     if fleet != plan.fleet:
         console.print(f"Memory is short: {fleet_text(fleet)} instead of {fleet_text(plan.fleet)}.")

@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from redis.exceptions import RedisError
+
 from owl_celery.controller.health import Health
 from owl_celery.embedded import open_redis
 from owl_celery.errors import BrokerError, WorkerError
 from owl_celery.guard import GuardedProcess
 from owl_celery.records import FleetRecord, View, decode_record
 from owl_celery.redis_state import RedisState
-from owl_celery.settings import Settings
+from owl_celery.settings import Settings, bare_names
 from owl_celery.store import open_store
 from owl_celery.types import Outcome
 from owl_celery.wire import Keys
@@ -96,6 +98,17 @@ def available_bytes() -> int | None:
         return None
 
 
+def forget_settings() -> None:
+    """Run on our own defaults, whatever this shell says to another application.
+
+    Its database, above all, is not to be learned into.
+    """
+    for name in list(os.environ):
+        upper = name.upper()
+        if upper.startswith("OWL_") or upper in bare_names() - {"REDIS_URL"}:
+            del os.environ[name]
+
+
 @contextmanager
 def empty_broker() -> Iterator[str]:
     """Address of a Redis that holds nothing: ``REDIS_URL``, or one of our own.
@@ -107,7 +120,14 @@ def empty_broker() -> Iterator[str]:
 
     """
     with open_redis(Settings.load()) as url:
-        if RedisState(url, Keys(NAMESPACE)).client.dbsize():
+        try:
+            is_used = RedisState(url, Keys(NAMESPACE)).client.dbsize() > 0
+        except (RedisError, OSError) as error:
+            raise BrokerError(
+                f"Setting REDIS_URL: Redis does not answer ({type(error).__name__}); start it, or "
+                "unset REDIS_URL and the demo starts one of its own."
+            ) from error
+        if is_used:
             raise BrokerError(
                 "Setting REDIS_URL names a Redis that holds data, and the demo's workers would "
                 "take its tasks: unset it, or name an empty database, such as .../15."

@@ -50,17 +50,18 @@ def policy_class(name: str) -> type[Policy]:
             loaded = entry_point.load()
         except Exception as error:
             raise SettingsError(
-                f"Setting POLICY (or OWL_POLICY) names {name!r}, but {entry_point.value} cannot be "
-                f"imported ({type(error).__name__}: {error}); repair or uninstall that package."
+                f"Setting OWL_POLICY (or app.conf.owl_policy) names {name!r}, but "
+                f"{entry_point.value} cannot be imported ({type(error).__name__}: {error}); "
+                "repair or uninstall that package."
             ) from error
         if not (isinstance(loaded, type) and issubclass(loaded, Policy)):
             raise SettingsError(
-                f"Setting POLICY (or OWL_POLICY) names {name!r}, but {entry_point.value} is not a "
-                "subclass of owl_celery.policies.base.Policy."
+                f"Setting OWL_POLICY (or app.conf.owl_policy) names {name!r}, but "
+                f"{entry_point.value} is not a subclass of owl_celery.policies.base.Policy."
             )
         return loaded
     raise SettingsError(
-        f"Setting POLICY (or OWL_POLICY) names no policy: {name!r}; "
+        f"Setting OWL_POLICY (or app.conf.owl_policy) names no policy: {name!r}; "
         f"the policies are: {', '.join(policy_names())}."
     )
 

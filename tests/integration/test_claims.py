@@ -54,7 +54,7 @@ def test_a_living_owner_keeps_what_it_renews(state: RedisState) -> None:
         == str(caught.value)
         == (
             "GPU GPU-1 already belongs to worker gpu0@a: stop that worker first, or give this one "
-            "another GPU by --gpu."
+            "another GPU by --gpus (celery worker: --gpu)."
         )
     )
     assert not state.client.exists(state.keys.claim("gpu.a.1"))

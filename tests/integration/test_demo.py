@@ -31,9 +31,19 @@ def demo(*arguments: str, **environment: str) -> subprocess.Popen[str]:
 
 
 def test_compares_both_arms_and_says_where_the_results_are(tmp_path: Path) -> None:
-    process = demo(*SMALL, "--output", str(tmp_path / "out"))
+    mine = tmp_path / "mine.sqlite3"
+    # What another application of this shell is told is nothing to the demo.
+    process = demo(
+        *SMALL,
+        "--output",
+        str(tmp_path / "out"),
+        DATABASE_URL=f"sqlite:///{mine}",
+        OWL_EMBED_CONTROLLER="false",
+        ENABLE_CONTINUOUS_LEARNING="false",
+    )
     output, _ = process.communicate(timeout=150.0)
     assert process.returncode == 0, output
+    assert not mine.exists()
     body = json.loads((tmp_path / "out" / "demo.json").read_text())
     arms = body["arms"]
     assert arms["celery_shared"]["tasks"] == arms["owl"]["tasks"] > 5
@@ -65,6 +75,14 @@ def test_leaves_a_redis_with_data_alone(redis_url: str, tmp_path: Path) -> None:
         assert process.returncode == 1
         assert "REDIS_URL names a Redis that holds data" in output.replace("\n", " ")
         assert client.keys() == [b"somebody's"]
+
+
+def test_a_redis_that_is_away_is_one_sentence(tmp_path: Path) -> None:
+    process = demo(*SMALL, "--output", str(tmp_path), REDIS_URL="redis://127.0.0.1:1/0")
+    output, _ = process.communicate(timeout=60.0)
+    assert process.returncode == 1
+    assert "REDIS_URL: Redis does not answer" in output
+    assert "Traceback" not in output
 
 
 @pytest.mark.parametrize(

@@ -215,7 +215,7 @@ def test_two_workers_cannot_have_one_gpu(cluster: Cluster) -> None:
     assert status == [69, 69]
     assert cluster.log(second).splitlines()[-1] == (
         f"Error: GPU SIM-{HOST}-0 already belongs to worker {first}: stop that worker first, or "
-        "give this one another GPU by --gpu."
+        "give this one another GPU by --gpus (celery worker: --gpu)."
     )
     assert f"Error: Queue {OWN} already belongs to worker {first}: " in cluster.log(first)
     assert "Traceback" not in cluster.log(second) + cluster.log(first)
