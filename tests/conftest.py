@@ -25,7 +25,8 @@ MARK = "OWL_CELERY_TEST_RUN"
 CLEANUP_SECONDS = 5.0
 
 
-def pytest_configure() -> None:
+@pytest.fixture(scope="session", autouse=True)
+def obedience() -> None:
     """Let TERM stop what the tests start, also when the shell that started us ignores it."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_IGN:
