@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import cache
 
 import numpy as np
@@ -85,6 +86,18 @@ def test_blind_pandas_comes_near_to_pandas_once_it_has_learned() -> None:
 
 def test_naive_q_learning_is_no_rival() -> None:
     assert mean("naive_q", 0.5) > 5.0 * mean("blind_pandas", 0.5)
+
+
+def test_a_contextual_bandit_learns_but_does_not_see_what_a_choice_costs_others() -> None:
+    assert mean("priced_oracle", 0.85) < 0.8 * mean("vowpal", 0.85)
+    assert mean("vowpal", 0.7) < mean("shared_fifo", 0.7)
+
+
+def test_without_its_package_vowpal_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vowpalwabbit", None)
+    instance = Instance.draw(gavel_table(), FLEET, seed=0)
+    with pytest.raises(InputError, match=r"owl-celery\[vowpal\]"):
+        make_contender("vowpal", instance, 1.0, 0)
 
 
 def test_counting_tasks_is_better_than_not_looking() -> None:

@@ -29,6 +29,7 @@ BASELINES: Final = {
     "power_of_two": "PowerOfTwo",
     "priced_oracle": "PricedOracle",
     "shared_fifo": "SharedFifo",
+    "vowpal": "Vowpal",
 }
 """Class of each baseline, in the module of the baseline's name."""
 
