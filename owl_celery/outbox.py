@@ -9,6 +9,7 @@ import weakref
 from collections import deque
 from typing import Final
 
+from owl_celery.counters import OUTCOMES_DROPPED, Teller
 from owl_celery.redis_state import RedisState
 from owl_celery.settings import Settings
 from owl_celery.types import Outcome
@@ -51,6 +52,7 @@ class Outbox:
     def _begin(self) -> None:
         """Start from nothing: at the start, and in a child, whose parent sends its own events."""
         self.dropped = 0
+        self._teller = Teller()
         self._events: deque[str] = deque()
         self._lock = threading.Lock()
         self._send_lock = threading.Lock()
@@ -101,6 +103,8 @@ class Outbox:
             batch = [self._events[i] for i in range(min(BATCH_LENGTH, len(self._events)))]
             dropped_before = self.dropped
         pipe = self._state.client.pipeline(transaction=False)
+        counted = self._teller.untold({OUTCOMES_DROPPED: dropped_before})
+        self._teller.write(pipe, self._state.keys.counters, counted)
         for text in batch:
             pipe.xadd(
                 self._state.keys.events,
@@ -109,7 +113,11 @@ class Outbox:
                 approximate=True,
             )
         try:
-            pipe.execute()
+            replies = pipe.execute(raise_on_error=False)
+            self._teller.confirm(counted, replies[: len(counted)])
+            for reply in replies[len(counted) :]:
+                if isinstance(reply, Exception):
+                    raise reply
         except Exception as error:
             # Whatever it is: a thread that ends here would drop every later outcome.
             if not self._is_down:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import count
+from time import perf_counter
 from typing import Any, Final
 
 from celery import current_task
@@ -87,10 +88,8 @@ class LearningRouterMixin:
 
     Attributes
     ----------
-    decisions
-        Tasks routed since the start of the process, by algorithm.
-    fallbacks
-        Tasks left to Celery or to a simpler policy, by reason.
+    tally
+        What was decided since the start of the process.
 
     """
 
@@ -104,12 +103,21 @@ class LearningRouterMixin:
     ) -> None:
         self.sync = sync
         self.settings = settings
-        self.decisions: Counter[str] = Counter()
-        self.fallbacks: Counter[str] = Counter()
+        self.tally = sync.tally
         self._make_queue = make_queue
         self._current_gpu_model = current_gpu_model
         self._clock = clock
         self._queues: dict[str, Queue] = {}
+
+    @property
+    def decisions(self) -> Counter[str]:
+        """Tasks routed since the start of the process, by algorithm."""
+        return self.tally.decisions
+
+    @property
+    def fallbacks(self) -> Counter[str]:
+        """Tasks left to Celery or to a simpler policy, by reason."""
+        return self.tally.fallbacks
 
     def task_view(
         self,
@@ -158,6 +166,7 @@ class LearningRouterMixin:
         options: dict[str, Any],
         task: object | None,
     ) -> dict[str, Any] | None:
+        began = perf_counter()
         headers = options.get("headers")
         header = header_in(headers) if headers else None
         is_pinned = has_destination(options)
@@ -172,13 +181,17 @@ class LearningRouterMixin:
             return None
         snapshot, mode = self.sync.snapshot(), self.sync.mode
         decision, reason = self._decide(view, snapshot)
+        tally = self.tally
+        tally.observe(perf_counter() - began)
         if snapshot is None or decision is None or mode != "on":
             self._fall_back(reason or mode)
+            if decision is not None and mode == "shadow":
+                tally.shadowed[decision.algorithm] += 1
             _routed.set(Routed(self, name, view, "celery", decision if mode == "shadow" else None))
             return None
         if reason is not None:
             self._fall_back(reason)
-        self.decisions[decision.algorithm] += 1
+        tally.decisions[decision.algorithm] += 1
         _routed.set(Routed(self, name, view, decision.algorithm, decision, snapshot.policy_version))
         return {"queue": self.queue(decision.queue)}
 

@@ -15,8 +15,9 @@ import weakref
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
+from owl_celery.counters import RoutingTally, Teller
 from owl_celery.fleet import Fleet
 from owl_celery.policies import make_policy
 from owl_celery.policies.base import Policy
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 
 BUSY_FOR_SECONDS: Final = 2.0
 IN_FLIGHT_LIMIT_SECONDS: Final = 5.0
+COUNTERS_SECONDS: Final = 1.0
+"""Pause between two reports of what was counted: it costs as much as the rest of a sync."""
 SHARE_OF_TIME: Final = 0.05
 """Most of the process's time that the thread takes: with many queues it syncs less often."""
 
@@ -85,6 +88,8 @@ class ProducerSync:
         The kill switch as last read: ``on``, ``shadow`` or ``off``.
     failures
         Syncs that failed since the start of the process.
+    tally
+        What the router counts, and the syncs tell.
 
     """
 
@@ -97,6 +102,7 @@ class ProducerSync:
         self._state = state
         self._settings = settings
         self._clock = clock
+        self.tally = RoutingTally()
         self._begin()
         forget = weakref.WeakMethod(self._begin)
         os.register_at_fork(after_in_child=lambda: (begin := forget()) and begin())
@@ -110,6 +116,9 @@ class ProducerSync:
         self.failures = 0
         self._snapshot: Snapshot | None = None
         self._untold = _Untold()
+        self.tally.clear()
+        self._teller = Teller()
+        self._tally_due = 0.0
         self._in_flight: deque[Batch] = deque()
         self._view: View | None = None
         self._fleet_record: FleetRecord | None = None
@@ -173,6 +182,7 @@ class ProducerSync:
 
     def flush(self) -> None:
         """Sync once, now, in the calling thread."""
+        self._tally_due = 0.0
         self._sync_logged()
 
     def close(self) -> None:
@@ -203,8 +213,8 @@ class ProducerSync:
             else:
                 wake.wait(self._settings.sync_idle_seconds)
             wake.clear()
-        if self._untold:
-            self._sync_logged()
+        if self._untold or self._teller.untold(self.tally.totals()):
+            self.flush()
 
     def _sync_logged(self) -> None:
         """Sync; a failure is counted, and logged when it begins and when it ends."""
@@ -226,10 +236,13 @@ class ProducerSync:
                 log.warning("owl: the load view is back")
 
     def _sync(self) -> None:
-        keys = self._state.keys
+        keys, counted = self._state.keys, {}
         with self._lock:
             untold, self._untold = self._untold, _Untold()
         pipe = self._state.client.pipeline(transaction=False)
+        if self._clock() >= self._tally_due:
+            counted = self._teller.untold(self.tally.totals())
+            self._teller.write(pipe, keys.counters, counted)
         for queue, count in untold.count.items():
             pipe.hincrby(keys.assigned_count, queue, count)
             pipe.hincrbyfloat(keys.assigned_seconds, queue, untold.seconds[queue])
@@ -239,7 +252,8 @@ class ProducerSync:
         pipe.get(keys.view)
         pipe.get(keys.mode)
         try:
-            *_, (seconds, microseconds), view_text, mode = pipe.execute()
+            replies = pipe.execute(raise_on_error=False)
+            *_, (seconds, microseconds), view_text, mode = self._without_counters(counted, replies)
         except Exception:
             with self._lock:
                 # Counting a batch twice is corrected by the queue's true depth, losing it is not.
@@ -257,6 +271,20 @@ class ProducerSync:
         if view is None or (self._view is not None and view.version == self._view.version):
             return
         self._receive(view, now)
+
+    def _without_counters(self, counted: dict[str, float], replies: list[Any]) -> list[Any]:
+        """Note what was counted as told, and give the other replies; an error among them raises.
+
+        Counters that Redis refuses are tried again, and keep nobody from the view.
+        """
+        if counted:
+            self._teller.confirm(counted, replies[: len(counted)])
+            self._tally_due = self._clock() + COUNTERS_SECONDS
+        others = replies[len(counted) :]
+        for reply in others:
+            if isinstance(reply, Exception):
+                raise reply
+        return others
 
     def _receive(self, view: View, now: float) -> None:
         """Make the next snapshot of a new view."""

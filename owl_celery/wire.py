@@ -73,6 +73,11 @@ class Keys:
         return self._key("arrivals")
 
     @property
+    def counters(self) -> str:
+        """HASH of what producers and workers count, see ``counters.py``; only grows."""
+        return self._key("counters")
+
+    @property
     def view(self) -> str:
         """STRING, JSON of ``View``: what changes with every tick."""
         return self._key("view")
