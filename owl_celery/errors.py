@@ -36,6 +36,14 @@ class StateError(OwlError):
     """A saved policy state cannot be read by this release."""
 
 
+class UnknownModeError(OwlError):
+    """There is no such mode; it is one of on, shadow, off."""
+
+
+class UnknownQueueError(OwlError):
+    """No worker serves such a queue."""
+
+
 class WorkerError(OwlError):
     """A GPU worker cannot start."""
 

@@ -22,6 +22,7 @@ WIRE_VERSION: Final = 1
 MAX_NAME_LENGTH: Final = 255
 MAX_SECONDS: Final = 10.0 * 365 * 86_400
 MAX_UNIX_TIME: Final = 1e11
+MODES: Final = ("on", "shadow", "off")
 
 Name = Annotated[str, Field(max_length=MAX_NAME_LENGTH)]
 Count = Annotated[int, Field(ge=0, lt=2**62)]
@@ -117,6 +118,11 @@ class Keys:
         """STRING, the kill switch: ``on`` (also when missing), ``shadow`` or ``off``."""
         return self._key("mode")
 
+    @property
+    def drained(self) -> str:
+        """SET of queues that an operator empties: no new tasks, and what waits moves away."""
+        return self._key("drained")
+
 
 def dumps(value: Any) -> str:
     """Encode as compact JSON; NaN and infinity are refused."""
@@ -133,7 +139,27 @@ def mode_of(text: object) -> str:
 
     """
     mode = text.strip().lower() if isinstance(text, str) else ""
-    return mode if mode in ("shadow", "off") else "on"
+    return mode if mode in MODES else "on"
+
+
+def unknown_mode(text: object) -> str:
+    """Say in a sentence that the kill switch has a value it does not know; else empty.
+
+    Examples
+    --------
+    >>> unknown_mode("OFF")
+    ''
+    >>> unknown_mode("of")
+    "Mode 'of' in Redis is none of on, shadow, off and counts as on: set it by celery owl mode."
+
+    """
+    if text is None or (isinstance(text, str) and text.strip().lower() in MODES):
+        return ""
+    shown = repr(text[:20] if isinstance(text, str) else text)
+    return (
+        f"Mode {shown} in Redis is none of {', '.join(MODES)} and counts as on: "
+        "set it by celery owl mode."
+    )
 
 
 def bounded_seconds(value: object, default: float = 0.0, longest: float = MAX_SECONDS) -> float:

@@ -9,7 +9,10 @@ import click
 
 COMMANDS: Final = {
     "demo": "owl_celery.cli.demo",
+    "drain": "owl_celery.cli.drain",
     "health": "owl_celery.cli.health",
+    "mode": "owl_celery.cli.mode",
+    "resume": "owl_celery.cli.resume",
     "serve": "owl_celery.cli.serve",
     "simulate": "owl_celery.cli.simulate",
     "worker": "owl_celery.cli.worker",

@@ -26,6 +26,8 @@ class Health:
         Unix time (Redis clock) at which it took the lease.
     policy, mode
         Policy at work, and the kill switch as last read.
+    drained_queues
+        Those of the queues that an operator has drained.
     troubles
         What does not work at present, one sentence a part (``store``, ``broker``, ...); empty
         when all is well.
@@ -47,6 +49,7 @@ class Health:
     active_since: float = 0.0
     policy: str = ""
     mode: str = "on"
+    drained_queues: list[str] = field(default_factory=list)
     troubles: dict[str, str] = field(default_factory=dict)
     queues: int = 0
     open_queues: int = 0
@@ -102,6 +105,13 @@ class Troubles:
         """Note that a part works; logged if it did not."""
         if self._sentences.pop(part, None) is not None:
             log.warning("owl controller: %s: works again", part)
+
+    def note(self, part: str, sentence: str) -> None:
+        """Begin with this sentence, or end where it is empty."""
+        if sentence:
+            self.begin(part, sentence)
+        else:
+            self.end(part)
 
     def now(self) -> dict[str, str]:
         """Sentences by part."""

@@ -24,7 +24,7 @@ from owl_celery.records import Knowledge, decode_record
 from owl_celery.redis_state import RedisState
 from owl_celery.settings import Settings
 from owl_celery.store.base import FIRST_CURSOR, Store
-from owl_celery.wire import Heartbeat, Started, bounded_seconds, mode_of
+from owl_celery.wire import Heartbeat, Started, bounded_seconds, mode_of, unknown_mode
 
 log = logging.getLogger(__name__)
 
@@ -132,11 +132,14 @@ class Leader:
         # The time comes first: what a producer reported before it is in what follows.
         pipe.time()
         pipe.get(keys.mode)
+        pipe.smembers(keys.drained)
         pipe.hgetall(keys.assigned_count)
         pipe.hgetall(keys.assigned_seconds)
-        (seconds, microseconds), mode, counts, sums = pipe.execute()
+        (seconds, microseconds), mode, drained, counts, sums = pipe.execute()
         redis_time = seconds + microseconds / 1e6
         self._mode = mode_of(mode)
+        self._troubles.note("mode", unknown_mode(mode))
+        self.ledger.drained = frozenset(drained)
         now = self.now()
         if now >= self._beats_at:
             self._read_beats(now)
@@ -180,6 +183,7 @@ class Leader:
             active_since=round(self._since, 3),
             policy=self._settings.policy,
             mode=self._mode,
+            drained_queues=sorted(self.ledger.drained.intersection(load.names)),
             troubles=self._troubles.now(),
             queues=len(load.names),
             open_queues=len(load.names) - len(load.closed),

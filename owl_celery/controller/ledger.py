@@ -103,6 +103,11 @@ class LoadLedger:
         Service time of ``(task type, GPU model)`` for tries that carry no prediction; None when
         unknown.
 
+    Attributes
+    ----------
+    drained
+        Queues that an operator has closed, whatever their workers say.
+
     """
 
     def __init__(
@@ -110,6 +115,7 @@ class LoadLedger:
         beat_ttl_seconds: float = 5.0,
         predict: Callable[[str, str], float | None] | None = None,
     ) -> None:
+        self.drained: frozenset[str] = frozenset()
         self._ttl = beat_ttl_seconds
         self._predict = predict
         self._beats: dict[str, Beat] = {}
@@ -249,7 +255,7 @@ class LoadLedger:
             load.waiting_count.append(count)
             load.waiting_seconds.append(seconds)
             load.free_memory_bytes.append(queue.free_memory_bytes)
-            if not taking:
+            if not taking or name in self.drained:
                 load.closed.append(row)
         return load
 
