@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 if TYPE_CHECKING:
     from owl_celery.fleet import Fleet, WaitingTasks
+    from owl_celery.policies.q_table import QTable
+    from owl_celery.prior import Prior, TakenPrior
     from owl_celery.settings import Settings
     from owl_celery.types import Decision, Outcome, TaskView
 
@@ -62,6 +64,21 @@ class Policy(ABC):
 
     def steal(self, row: int, waiting: WaitingTasks, fleet: Fleet, now: float) -> int | None:
         """Index of the waiting task that the idle queue ``row`` should take; None for none."""
+        return None
+
+    def q_values(self, fleet: Fleet, now: float, most: int) -> QTable | None:
+        """Q values for people to read, at most ``most``; None without any."""
+        return None
+
+    def export_prior(self) -> Prior | None:
+        """What was learned that another site can begin from; None when nothing can be taken."""
+        return None
+
+    def import_prior(self, prior: Prior) -> TakenPrior | None:
+        """Begin from what another site has learned, where nothing was learned here.
+
+        Called on the learning side; None when this policy takes nothing from others.
+        """
         return None
 
     def snapshot(self) -> Mapping[str, Any]:

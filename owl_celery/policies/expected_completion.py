@@ -11,9 +11,12 @@ from owl_celery.fleet import Fleet, Floats, WaitingTasks
 from owl_celery.policies.base import Policy
 from owl_celery.policies.beliefs import Beliefs, Layout, bounded, load_seconds, sized
 from owl_celery.policies.eligible import open_mask, pick_least
+from owl_celery.policies.failures import CLOSED_PROBABILITY, success_ratio
 from owl_celery.policies.learner import Learner
+from owl_celery.policies.q_table import QTable
 from owl_celery.policies.randomness import normals, restore_random, state_of
 from owl_celery.policies.warm import MAX_QUEUES, Occupancy
+from owl_celery.prior import Prior, TakenPrior
 from owl_celery.types import Decision, Outcome, TaskView
 
 if TYPE_CHECKING:
@@ -236,6 +239,46 @@ class ExpectedCompletion(Policy):
 
         """
         self._learner.take_prior(seconds, count)
+
+    def export_prior(self) -> Prior:
+        return self._learner.export_prior()
+
+    def import_prior(self, prior: Prior) -> TakenPrior:
+        return self._learner.import_prior(prior)
+
+    def q_values(self, fleet: Fleet, now: float, most: int) -> QTable | None:
+        """Q values of the most frequent types on every queue, for tasks of their mean size."""
+        beliefs = self._learner.beliefs
+        names = self._listed_types(most // max(len(fleet), 1))
+        if not names or not beliefs.completed:
+            return None
+        layout = Layout(beliefs, fleet)
+        rows = np.array([beliefs.types[name] for name in names], dtype=np.int64)
+        cells = np.ix_(rows, layout.columns)
+        sizes = self._learner.mean_sizes(rows)[:, None]
+        service = bounded(sizes * beliefs.service[cells] * layout.speeds)
+        success = success_ratio(beliefs.failure[cells], layout.failing)
+        # NaN, unknown, compares false and leaves the queue open.
+        is_short = fleet.free_memory_bytes < beliefs.needed[cells]
+        is_closed = is_short | (success <= 1.0 - CLOSED_PROBABILITY)
+
+        def seconds(load: Fleet) -> Floats:
+            residual, wait = load_seconds(load, now)
+            return (wait + self._cost(service, layout, load, residual)) / success
+
+        return QTable(
+            names,
+            fleet.names,
+            [fleet.gpu_model(row) for row in range(len(fleet))],
+            seconds(fleet),
+            seconds(fleet.emptied()),
+            beliefs.count[cells].astype(np.int64),
+            fleet.is_open & ~is_closed,
+        )
+
+    def _listed_types(self, most: int) -> list[str]:
+        """The types that the readable Q table shows: here those seen last."""
+        return list(self._learner.beliefs.types)[-most:] if most > 0 else []
 
     def learn_one(self, outcome: Outcome, now: float) -> None:
         self._learner.learn_one(outcome, now)

@@ -18,6 +18,7 @@ import numpy as np
 from owl_celery.errors import StateError
 from owl_celery.fleet import Floats
 from owl_celery.policies.cells import Cells
+from owl_celery.prior import PRIOR_SAMPLES, PairPrior
 
 PRIOR_FAILED: Final = 0.02
 PRIOR_TRIES: Final = 1.0
@@ -143,6 +144,49 @@ class FailureRates:
         """Learn that a try ran out of memory on a GPU with so much free when idle."""
         needed = self._cells["needed"]
         needed[row, column] = max(needed[row, column], free_bytes + 1.0)
+
+    def export_prior(self, row: int, column: int) -> dict[str, Any]:
+        """What ``PairPrior`` says of failures and memory."""
+        cells = self._cells
+        needed = float(cells["needed"][row, column])
+        peak = max(float(cells[name][row, column]) for name in ("peak", "peak_before"))
+        return {
+            "failure_probability": float(cells["failure"][row, column]),
+            "tries": math.ceil(cells["tries"][row, column]),
+            "needed_memory_bytes": math.ceil(needed) if needed else None,
+            "peak_memory_bytes": math.ceil(peak) if peak else None,
+        }
+
+    def import_prior(self, row: int, column: int, prior: PairPrior) -> tuple[int, int, int]:
+        """Take what another site knows of failures and memory; count each taken, and what is left.
+
+        Own tries and own peaks count alone where there are any.
+        """
+        cells = self._cells
+        tried = sized = left = 0
+        if prior.tries > 0:
+            if cells["tries"][row, column] > 0.0:
+                left += 1
+            else:
+                tries = min(float(prior.tries), PRIOR_SAMPLES)
+                failed = prior.failure_probability * (PRIOR_TRIES + tries) - PRIOR_FAILED
+                of_pair = _Tries(min(max(failed, 0.0), tries), tries)
+                cells["failed"][row, column] = of_pair.failed
+                cells["tries"][row, column] = tries
+                has_failed = of_pair.failed > 0.0
+                cells["failure"][row, column] = of_pair.probability() if has_failed else 0.0
+                tried = 1
+        if prior.needed_memory_bytes is not None:
+            if cells["needed"][row, column] > 0.0:
+                left += 1
+            else:
+                cells["needed"][row, column] = float(prior.needed_memory_bytes)
+                if prior.peak_memory_bytes is not None:
+                    cells["peak"][row, column] = float(prior.peak_memory_bytes)
+                    # After so many peaks seen here it is the window before, then forgotten.
+                    cells["peak_count"][row, column] = PEAK_WINDOW - PRIOR_SAMPLES
+                sized = 1
+        return tried, sized, left
 
     def queues(self) -> dict[str, float]:
         """Failure probability of each queue that has failed."""

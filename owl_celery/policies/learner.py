@@ -16,6 +16,7 @@ from owl_celery.policies.estimates import ServiceTimes
 from owl_celery.policies.failures import FailureRates
 from owl_celery.policies.speeds import SpeedFactors
 from owl_celery.policies.warm import WarmModels
+from owl_celery.prior import PRIOR_SAMPLES, PairPrior, Prior, TakenPrior
 from owl_celery.types import Outcome
 
 MAX_SECONDS: Final = 10.0 * 365 * 86_400
@@ -120,6 +121,69 @@ class Learner:
                 self.service_times.completed += 1
         self.service_times.refit()
         self._publish()
+
+    def export_prior(self) -> Prior:
+        """What was learned of pairs and models, without what concerns single GPUs."""
+        cells = self.cells
+        counts, means, is_cold = cells["count"], cells["mean"], cells["is_cold"]
+        pairs = []
+        for task_type, row in cells.types.items():
+            for gpu_model, column in cells.models.items():
+                # A mean of tries that all had to load a model first says little.
+                is_known = bool(counts[row, column] > 0.0 and not is_cold[row, column])
+                prior = PairPrior(
+                    task_type,
+                    gpu_model,
+                    seconds=float(means[row, column]) if is_known else None,
+                    successes=math.ceil(counts[row, column]) if is_known else 0,
+                    mean_size=float(cells["size"][row, column]) if is_known else 1.0,
+                    **self.failures.export_prior(row, column),
+                )
+                if is_known or prior.tries or prior.needed_memory_bytes is not None:
+                    pairs.append(prior)
+        return Prior(tuple(pairs), self.warm.export_prior())
+
+    def import_prior(self, prior: Prior) -> TakenPrior:
+        """Take what another site has learned, at most ``PRIOR_SAMPLES`` samples of each number.
+
+        Own samples count alone where there are any.
+        """
+        cells, times = self.cells, self.service_times
+        service_times = failure_rates = memory_needs = left = 0
+        taken_seconds, shape = [], cells.shape
+        for pair in prior.pairs:
+            column = cells.column(pair.gpu_model)
+            if column is None:
+                left += 1
+                continue
+            row = cells.row(pair.task_type)
+            if pair.seconds is not None and pair.successes > 0:
+                if cells["count"][row, column] > 0.0:
+                    left += 1
+                else:
+                    cells["count"][row, column] = min(float(pair.successes), PRIOR_SAMPLES)
+                    cells["mean"][row, column] = pair.seconds
+                    cells["size"][row, column] = usable_size(pair.mean_size)
+                    taken_seconds.append(pair.seconds * usable_size(pair.mean_size))
+                    service_times += 1
+            tried, sized, kept = self.failures.import_prior(row, column, pair)
+            failure_rates += tried
+            memory_needs += sized
+            left += kept
+        if taken_seconds and not times.completed:
+            self.mean_seconds = float(np.mean(taken_seconds))
+        times.completed += service_times
+        if service_times or cells.shape != shape:
+            times.refit()
+        load_times = self.warm.import_prior(prior.loads)
+        self._publish()
+        return TakenPrior(
+            service_times,
+            failure_rates,
+            memory_needs,
+            load_times,
+            left + len(prior.loads) - load_times,
+        )
 
     def _learn_success(self, outcome: Outcome, row: int, column: int, now: float) -> None:
         times, speeds = self.service_times, self.speeds

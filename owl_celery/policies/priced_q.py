@@ -191,6 +191,12 @@ class PricedQ(ExpectedCompletion):
             base = trusted(base, by_model[fleet.model_index])
         return base, slope
 
+    def _listed_types(self, most: int) -> list[str]:
+        """The most frequent types of those that have been tried."""
+        known = self._learner.beliefs.types
+        frequent = self._planner.rates.mix(most)[0] if most > 0 else []
+        return [name for name in frequent if name in known] or super()._listed_types(most)
+
     def snapshot(self) -> Mapping[str, Any]:
         return {**super().snapshot(), **self._future()}
 

@@ -8,13 +8,14 @@ model that is worth a second copy gets one.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Self
 
 import numpy as np
 
 from owl_celery.errors import StateError
 from owl_celery.fleet import Fleet, Floats, Ints
+from owl_celery.prior import PRIOR_SAMPLES, LoadPrior
 
 MAX_MODELS: Final = 1_000
 MAX_QUEUES: Final = 10_000
@@ -63,6 +64,24 @@ class WarmModels:
         """Expected time to load a model; before it was ever loaded, that of the others."""
         count, mean = self._loads.get(model, (0.0, 0.0))
         return max((count * mean + self._all[1]) / (count + 1.0), 0.0)
+
+    def export_prior(self) -> tuple[LoadPrior, ...]:
+        """The load times as another site can begin from them."""
+        return tuple(
+            LoadPrior(model, max(mean, 0.0), math.ceil(count))
+            for model, (count, mean) in self._loads.items()
+        )
+
+    def import_prior(self, loads: Sequence[LoadPrior]) -> int:
+        """Take the load times of models that were never loaded here; says how many."""
+        taken = 0
+        for load in loads:
+            if load.count < 1 or load.model in self._loads or len(self._loads) >= MAX_MODELS:
+                continue
+            self._loads[load.model] = min(float(load.count), PRIOR_SAMPLES), load.seconds
+            self._all = _averaged(self._all, load.seconds)
+            taken += 1
+        return taken
 
     def loaded(self) -> Mapping[str, str]:
         """Model of the last task that each queue is known to have run."""
