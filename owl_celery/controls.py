@@ -97,7 +97,8 @@ def drain_queue(state: RedisState, queue: str) -> bool:
     """Send no more tasks to a queue and move elsewhere what we sent there; False if it was so.
 
     The controller acts on it at its next tick, and goes on until ``resume_queue``. Tasks whose
-    sender named this queue stay, and its worker still serves them.
+    sender named this queue stay, and its worker serves them and nothing else: neither the default
+    queue nor what ``-Q`` names.
 
     Raises
     ------

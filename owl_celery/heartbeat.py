@@ -55,7 +55,7 @@ class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ha
         self._is_draining = False
         self._is_drained = False
         self._has_said_draining = False
-        self._has_left_other_queues = False
+        self._left_queues: list[str] | None = None
         self._last_tick = time.monotonic()
         self._orphan_since: float | None = None
         self._parent_pid = os.getppid()
@@ -158,9 +158,9 @@ class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ha
             self._is_ready = True
             self._simulate_load()
             self._pulse.changed()
-        if self._is_draining and not self._has_left_other_queues:
-            self._has_left_other_queues = True
-            self._leave_other_queues()
+        must_leave = self._is_draining or self._pulse.is_queue_drained
+        if must_leave != (self._left_queues is not None):
+            self._leave_other_queues() if must_leave else self._return_to_other_queues()
 
     def _own_reader(self) -> GpuReader | None:
         gpu = self._gpu
@@ -196,10 +196,22 @@ class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ha
             self._on_terminate(signum, frame)
 
     def _leave_other_queues(self) -> None:
+        """Serve the own queue alone, so that it and the GPU run empty."""
         consumer = self._worker.consumer
-        for name in list(self._worker.app.amqp.queues.consume_from):
-            if name != self._gpu.queue:
-                consumer.cancel_task_queue(name)
+        if getattr(consumer, "task_consumer", None) is None:
+            return  # Not connected; asked again at the next turn.
+        names = list(self._worker.app.amqp.queues.consume_from)
+        self._left_queues = [name for name in names if name != self._gpu.queue]
+        for name in self._left_queues:
+            consumer.cancel_task_queue(name)
+
+    def _return_to_other_queues(self) -> None:
+        consumer = self._worker.consumer
+        if getattr(consumer, "task_consumer", None) is None:
+            return
+        for name in self._left_queues or ():
+            consumer.add_task_queue(name)
+        self._left_queues = None
 
     def _on_round(self) -> None:
         """Some times a second, in the heartbeat thread."""

@@ -49,6 +49,8 @@ class Pulse(threading.Thread):
     ----------
     skipped
         Heartbeats that Redis did not take.
+    is_queue_drained
+        Whether an operator has drained the queue of this worker, as of the last full heartbeat.
 
     """
 
@@ -64,6 +66,7 @@ class Pulse(threading.Thread):
     ) -> None:
         super().__init__(name="owl-heartbeat", daemon=True)
         self.skipped = 0
+        self.is_queue_drained = False
         self._state = state
         self._settings = settings
         self._describe = describe
@@ -149,7 +152,10 @@ class Pulse(threading.Thread):
             pipe.set(self._state.keys.heartbeat(heartbeat.node), heartbeat.encode(), px=ttl)
             if is_full:
                 pipe.sadd(self._state.keys.nodes, heartbeat.node)
-            pipe.execute()
+                pipe.sismember(self._state.keys.drained, heartbeat.queue)
+            replies = pipe.execute()
+        if is_full:
+            self.is_queue_drained = bool(replies[-1])
 
     def _renew(self) -> str:
         taken = self._claims.renew()

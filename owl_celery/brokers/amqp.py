@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
 from kombu.connection import Connection
 
+from owl_celery.brokers.base import Place
 from owl_celery.errors import BrokerError
+from owl_celery.wire import HEADER, TaskHeader
 
 REBUILT_PROPERTIES: Final = {
     "application_headers",
@@ -57,32 +59,69 @@ class AmqpBroker:
         """
         if source == destination:
             return 0
-        moved = 0
+        return self._forward(source, lambda _: destination)
+
+    def redirect(self, source: str, place: Place, limit: int) -> int:
+        """Move each waiting task of ours to where ``place`` says, oldest first; count them.
+
+        As safe as ``move_all``. What stays is fetched and given back.
+        """
+
+        def destination(headers: object) -> str | None:
+            value = headers.get(HEADER) if isinstance(headers, Mapping) else None
+            header = TaskHeader.decode(value)
+            queue = place(header) if header else None
+            return None if queue == source else queue
+
+        return self._forward(source, destination, limit)
+
+    def _forward(
+        self,
+        source: str,
+        destination_of: Callable[[object], str | None],
+        limit: float = float("inf"),
+    ) -> int:
+        """Move each message to where its headers say; None keeps it."""
         # No more than is there now: it ends even if publishers keep up with it.
-        left = self.depths([source])[source]
+        left = min(self.depths([source])[source], limit)
+        moved = 0
+        kept: list[Any] = []
+        declared: set[str] = set()
         with self._open() as channel:
-            # RabbitMQ confirms and drops what it cannot route: the queue must exist.
-            channel.queue_declare(destination, passive=True)
             producer = self._connection.Producer(channel)
-            while moved < left and (fetched := channel.basic_get(source)) is not None:
+            while moved + len(kept) < left and (fetched := channel.basic_get(source)) is not None:
                 message = channel.message_to_python(fetched)
-                properties = {
-                    name: value
-                    for name, value in message.properties.items()
-                    if name not in REBUILT_PROPERTIES
-                }
-                producer.publish(
-                    message.body,
-                    routing_key=destination,
-                    exchange="",
-                    content_type=message.content_type,
-                    content_encoding=message.content_encoding,
-                    headers=message.headers,
-                    **properties,
-                )
+                destination = destination_of(message.headers)
+                if destination is None:
+                    kept.append(message)
+                    continue
+                if destination not in declared:
+                    # RabbitMQ confirms and drops what it cannot route: the queue must exist.
+                    channel.queue_declare(destination, passive=True)
+                    declared.add(destination)
+                self._publish(producer, message, destination)
                 message.ack()
                 moved += 1
+            for message in reversed(kept):
+                message.requeue()
         return moved
+
+    def _publish(self, producer: Any, message: Any, queue: str) -> None:
+        """Send a copy of a message to a queue; returns once the broker has it."""
+        properties = {
+            name: value
+            for name, value in message.properties.items()
+            if name not in REBUILT_PROPERTIES
+        }
+        producer.publish(
+            message.body,
+            routing_key=queue,
+            exchange="",
+            content_type=message.content_type,
+            content_encoding=message.content_encoding,
+            headers=message.headers,
+            **properties,
+        )
 
     def close(self) -> None:
         """Close the connection; the next use opens another."""

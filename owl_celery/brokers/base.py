@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeAlias
+
+from owl_celery.wire import TaskHeader
+
+Place: TypeAlias = Callable[[TaskHeader], str | None]
+"""Says to which queue a task goes; None leaves it where it is. Must not raise."""
 
 
 class Broker(Protocol):
@@ -20,6 +25,13 @@ class Broker(Protocol):
         """Move what waits in one queue behind what waits in another, oldest first; count it.
 
         No message is lost, and on Redis none is doubled, whatever happens in the middle of it.
+        """
+
+    def redirect(self, source: str, place: Place, limit: int) -> int:
+        """Move each waiting task of ours to where ``place`` says, oldest first; count them.
+
+        Looks at ``limit`` messages at most, or a few more. Messages without our header stay. As
+        safe as ``move_all``.
         """
 
     def close(self) -> None:
@@ -41,6 +53,10 @@ class BlindBroker:
         return {}
 
     def move_all(self, source: str, destination: str) -> int:
+        """Move nothing."""
+        return 0
+
+    def redirect(self, source: str, place: Place, limit: int) -> int:
         """Move nothing."""
         return 0
 

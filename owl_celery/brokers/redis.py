@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import resources
@@ -10,7 +11,9 @@ from typing import Any, Final
 from kombu.connection import Connection
 from redis import Redis
 
+from owl_celery.brokers.base import Place
 from owl_celery.errors import BrokerError
+from owl_celery.wire import TaskHeader
 
 MOVED_AT_ONCE: Final = 200
 
@@ -35,7 +38,10 @@ class RedisBroker:
         self._client: Any = None
         scripts = resources.files("owl_celery.brokers") / "lua"
         self._count = (scripts / "depths.lua").read_text("utf-8")
-        self._move = (scripts / "move.lua").read_text("utf-8")
+        self._peek = (scripts / "peek.lua").read_text("utf-8")
+        redirected = (scripts / "redirected.lua").read_text("utf-8")
+        self._move = redirected + (scripts / "move.lua").read_text("utf-8")
+        self._pick = redirected + (scripts / "pick.lua").read_text("utf-8")
 
     def depths(self, queues: Sequence[str]) -> dict[str, int]:
         """Count what waits in each queue, all priorities together, in one round trip."""
@@ -63,6 +69,34 @@ class RedisBroker:
                 while moved := int(move(pair, [destination, MOVED_AT_ONCE])):
                     total += moved
         return total
+
+    def redirect(self, source: str, place: Place, limit: int) -> int:
+        """Move each waiting task of ours to where ``place`` says, oldest first; count them.
+
+        Priorities are kept. What is taken by a worker meanwhile is left to it.
+        """
+        moved = seen = 0
+        with self._open() as client:
+            peek, pick = client.register_script(self._peek), client.register_script(self._pick)
+            for step, waiting in enumerate(self._lists(source)):
+                kept = 0
+                while seen < limit:
+                    reply = peek([waiting], [kept, MOVED_AT_ONCE])
+                    keys = [waiting]
+                    arguments: list[str | int] = [kept + MOVED_AT_ONCE]
+                    for task_id, text in zip(reply[::2], reply[1::2], strict=True):
+                        header = TaskHeader.decode(json.loads(text)) if text else None
+                        queue = place(header) if header else None
+                        if queue is not None and queue != source:
+                            keys.append(self._lists(queue)[step])
+                            arguments += [task_id, queue]
+                    picked = int(pick(keys, arguments)) if len(keys) > 1 else 0
+                    moved += picked
+                    seen += len(reply) // 2
+                    kept += len(reply) // 2 - picked
+                    if len(reply) // 2 < MOVED_AT_ONCE:
+                        break
+        return moved
 
     def close(self) -> None:
         """Close the connection; the next use opens another."""

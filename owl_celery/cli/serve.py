@@ -46,7 +46,12 @@ def _serve(app: Any) -> None:
     store = open_store(parts.settings, parts.state.keys.namespace)
     store.load()
     store.close()
-    controller = Controller(parts.state, open_broker(app), parts.settings)
+    controller = Controller(
+        parts.state,
+        open_broker(app),
+        parts.settings,
+        default_queue=app.conf.task_default_queue,
+    )
     stop = threading.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: stop.set())

@@ -51,6 +51,8 @@ class Controller:
         What health calls this process; host and pid by default.
     clock
         Monotonic seconds.
+    default_queue
+        The queue that every worker serves.
 
     Raises
     ------
@@ -67,6 +69,7 @@ class Controller:
         open_store: Callable[[], Store] | None = None,
         name: str | None = None,
         clock: Callable[[], float] = time.monotonic,
+        default_queue: str = "celery",
     ) -> None:
         make_policy(settings)  # Fails here rather than in a thread.
         self.troubles = Troubles()
@@ -76,6 +79,7 @@ class Controller:
         self._settings = settings
         self._open_store = open_store or self._store_of_settings
         self._clock = clock
+        self._default_queue = default_queue
         self._lease = Lease(state, settings.lease_seconds, clock)
         self._leader: Leader | None = None
 
@@ -153,6 +157,7 @@ class Controller:
             self.troubles,
             self.name,
             self._clock,
+            self._default_queue,
         )
         log.info("owl controller: %s leads (fencing number %d)", self.name, self._lease.fence)
         return True

@@ -46,7 +46,11 @@ def make_controller_step(state: RedisState, settings: Settings) -> type[bootstep
             """Start the thread; a setting that cannot be used is logged."""
             try:
                 controller = Controller(
-                    state, open_broker(parent.app), settings, name=str(parent.hostname)
+                    state,
+                    open_broker(parent.app),
+                    settings,
+                    name=str(parent.hostname),
+                    default_queue=parent.app.conf.task_default_queue,
                 )
             except SettingsError as error:
                 log.error("owl: This worker hosts no controller. %s", error)

@@ -17,6 +17,7 @@ from owl_celery.controller.idle import IdleFields
 from owl_celery.controller.learner import Learner
 from owl_celery.controller.lease import Lease, Write, lua
 from owl_celery.controller.ledger import Beat, Load, LoadLedger
+from owl_celery.controller.placing import Emptying, Placer
 from owl_celery.controller.view import EncodedKnowledge, ViewPublisher, versions
 from owl_celery.errors import BrokerError
 from owl_celery.policies import make_policy
@@ -55,7 +56,7 @@ class Leader:
 
     Parameters
     ----------
-    state, broker, settings, open_store, name, clock
+    state, broker, settings, open_store, name, clock, default_queue
         As in ``Controller``.
     lease
         Just acquired.
@@ -74,6 +75,7 @@ class Leader:
         troubles: Troubles,
         name: str,
         clock: Callable[[], float],
+        default_queue: str,
     ) -> None:
         self._state = state
         self._broker = broker
@@ -91,6 +93,7 @@ class Leader:
             state, settings, open_store, make_policy(settings), lease.fence, troubles, self.now
         )
         self.ledger = LoadLedger(settings.heartbeat_ttl_seconds, self.learner.host.predict)
+        self._emptying = Emptying(broker, Placer(settings, default_queue))
         self._first_knowledge: EncodedKnowledge | None = None
         self._publisher = ViewPublisher(lease, state.keys, self._known_knowledge())
         self._mode = "on"
@@ -162,6 +165,7 @@ class Leader:
             self._forget_at = now + FORGET_QUEUES_SECONDS
             self._assigned.drop(totals, self.ledger.queue_names, now)
         load = self.ledger.load(now)
+        self._empty_drained(load, now)
         if entries or load.running or any(load.waiting_count):
             self._busy_at = now
         self.load = self.learner.load = load
@@ -284,6 +288,20 @@ class Leader:
         self._beat_texts = texts
         self.ledger.hear(beats, now)
         self._beats_at = now + BEATS_SECONDS + BEATS_SECONDS_PER_NODE * len(beats)
+
+    def _empty_drained(self, load: Load, now: float) -> None:
+        """Move tasks away from the queues that an operator drains; the next tick sees the load."""
+        queues = self._emptying.due(self.ledger.drained, load, now)
+        if not queues:
+            return
+        knowledge = self.learner.host.knowledge or self._first_knowledge
+        text = knowledge.text if knowledge else ""
+        try:
+            self.counters["tasks_drained"] += self._emptying.empty(queues, load, text, now)
+        except BrokerError as error:
+            self.counters["broker_errors"] += 1
+            self._troubles.begin("broker", str(error))
+            self._depths_at = self.now() + BROKER_RETRY_SECONDS
 
     def _read_depths(self, now: float) -> bool:
         """Ask the broker what waits, less often when it is slow to answer.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -17,6 +18,7 @@ from owl_celery.brokers.amqp import AmqpBroker
 from owl_celery.brokers.base import BlindBroker, Broker
 from owl_celery.brokers.redis import RedisBroker
 from owl_celery.errors import BrokerError
+from owl_celery.wire import TaskHeader
 
 pytestmark = pytest.mark.integration
 
@@ -104,6 +106,91 @@ def test_moving_a_queue_to_itself_or_from_nothing_moves_nothing(
     assert broker.move_all("gpu.a.0", "gpu.a.0") == 0
     assert broker.move_all("gpu.a.9", "gpu.a.0") == 0
     assert received(app, "gpu.a.0") == [1]
+
+
+def header(algorithm: str = "q_learning") -> dict[str, Any]:
+    """Our header, as on a routed task."""
+    return {"owl": TaskHeader("d1", "gpu.a.0", algorithm, "train", 1.7e9, size=3.0).encode()}
+
+
+def test_redirect_moves_tasks_of_ours_each_to_its_place(app: Celery, broker: Broker) -> None:
+    places = iter(["gpu.a.1", "gpu.a.2", "gpu.a.1", None, "gpu.a.0"])
+    seen: list[TaskHeader] = []
+
+    def place(found: TaskHeader) -> str | None:
+        seen.append(found)
+        return next(places)
+
+    for name in ("gpu.a.1", "gpu.a.2"):
+        send(app, name, f"first in {name}")
+    send(app, "gpu.a.0", "plain")
+    send(app, "gpu.a.0", 1, 2, 3, 4, 5, headers=header())
+
+    assert broker.redirect("gpu.a.0", place, 100) == 3
+
+    assert [found.size for found in seen] == [3.0] * 5
+    assert received(app, "gpu.a.1") == ["first in gpu.a.1", 1, 3]
+    assert received(app, "gpu.a.2") == ["first in gpu.a.2", 2]
+    assert sorted(map(str, received(app, "gpu.a.0"))) == ["4", "5", "plain"]
+    assert broker.redirect("gpu.a.0", place, 100) == 0
+
+
+def test_redirect_keeps_order_where_tasks_stay(make_app: Make) -> None:
+    app = make_app()
+    send(app, "gpu.a.0", *range(450), headers=header())
+    broker = open_broker(app)
+    turn = itertools.cycle([None, "gpu.a.1", "gpu.a.2"])
+    assert broker.redirect("gpu.a.0", lambda _: next(turn), 10_000) == 300
+    broker.close()
+    assert received(app, "gpu.a.0") == list(range(0, 450, 3))
+    assert received(app, "gpu.a.1") == list(range(1, 450, 3))
+    assert received(app, "gpu.a.2") == list(range(2, 450, 3))
+
+
+def test_redirect_leaves_to_a_worker_what_it_has_taken(make_app: Make, redis_url: str) -> None:
+    app = make_app()
+    send(app, "gpu.a.0", 1, 2, 3, headers=header())
+    broker = open_broker(app)
+    taken: list[Any] = []
+
+    def place(_: TaskHeader) -> str:
+        with Redis.from_url(redis_url) as client:
+            taken.append(client.rpop("gpu.a.0"))
+        return "gpu.a.1"
+
+    assert broker.redirect("gpu.a.0", place, 100) == 0
+    assert broker.depths(["gpu.a.0", "gpu.a.1"]) == {"gpu.a.0": 0, "gpu.a.1": 0}
+    assert len(set(taken)) == 3
+    broker.close()
+
+
+def test_redirect_looks_at_a_bounded_number(make_app: Make) -> None:
+    app = make_app()
+    send(app, "gpu.a.0", *range(450), headers=header())
+    broker = open_broker(app)
+    assert broker.redirect("gpu.a.0", lambda _: "gpu.a.1", 300) == 400
+    broker.close()
+
+
+def test_redirect_passes_over_what_it_cannot_read(make_app: Make, redis_url: str) -> None:
+    strange = [
+        "", "no JSON", "3", '{"headers": 1}', '{"headers": {"id": 7, "owl": {"d": "1"}}}',
+        '{"headers": {"id": "t", "owl": "x"}}', '{"headers": {"id": "t", "owl": {"d": 1}}}',
+    ]  # fmt: skip
+    broker = open_broker(make_app())
+    with Redis.from_url(redis_url, decode_responses=True) as client:
+        client.lpush("gpu.a.0", *strange)
+        assert broker.redirect("gpu.a.0", lambda _: "gpu.a.1", 100) == 0
+        assert client.lrange("gpu.a.0", 0, -1) == strange[::-1]
+    broker.close()
+
+
+def test_redirect_finds_a_header_that_another_library_nested(make_app: Make) -> None:
+    app = make_app()
+    send(app, "gpu.a.0", 1, headers={"headers": header()})
+    broker = open_broker(app)
+    assert broker.redirect("gpu.a.0", lambda _: "gpu.a.1", 100) == 1
+    broker.close()
 
 
 def test_a_closed_broker_opens_again(app: Celery, broker: Broker) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from owl_celery.aggregates import Learned
+from owl_celery.brokers.base import Place
 from owl_celery.controller.controller import Controller
 from owl_celery.controller.health import Health
 from owl_celery.controller.leader import Leader
@@ -64,6 +65,9 @@ class Depths:
         return {queue: self.by_queue.get(queue, 0) for queue in queues}
 
     def move_all(self, source: str, destination: str) -> int:
+        return 0
+
+    def redirect(self, source: str, place: Place, limit: int) -> int:
         return 0
 
     def close(self) -> None:

@@ -26,7 +26,7 @@ from owl_celery.installation import Parts, parts_of, uninstall
 from owl_celery.records import FleetRecord, View, decode_record
 from owl_celery.store.memory import MemoryStore
 from owl_celery.testing import wait_until
-from owl_celery.wire import Heartbeat, Started, encode_event
+from owl_celery.wire import Heartbeat, Started, TaskHeader, encode_event
 
 pytestmark = pytest.mark.integration
 
@@ -189,6 +189,50 @@ def test_a_drained_queue_can_be_resumed_while_its_worker_is_away(app: Celery, pa
     parts.state.client.sadd(parts.state.keys.drained, QUEUE)
 
     assert "takes tasks again" in run(app, resume, QUEUE).output
+
+
+def send(app: Celery, queue: str, count: int, algorithm: str = "q_learning") -> None:
+    """Publish tasks as if a router of another process had sent them there."""
+    header = TaskHeader("d1", queue, algorithm, "train", 1.7e9, service_seconds=2.0)
+    with Celery("plain", broker=app.conf.broker_url, set_as_current=False) as plain:
+        for _ in range(count):
+            plain.send_task("proj.train", queue=queue, headers={"owl": header.encode()})
+
+
+def depths(app: Celery) -> dict[str, int]:
+    broker = open_broker(app)
+    found = broker.depths([QUEUE, OTHER, "celery"])
+    broker.close()
+    return found
+
+
+def test_what_we_sent_to_a_drained_queue_moves_and_what_names_it_stays(
+    app: Celery, parts: Parts, controller: Running
+) -> None:
+    send(app, QUEUE, 5)
+    send(app, QUEUE, 1, algorithm="user")
+    app.send_task("proj.plain", queue=QUEUE)
+
+    run(app, drain, QUEUE)
+
+    expected = {QUEUE: 2, OTHER: 5, "celery": 0}
+    wait_until(lambda: depths(app) == expected, "the routed tasks to move")
+    send(app, QUEUE, 1)  # By a producer that does not know it yet.
+    wait_until(lambda: depths(app) == {**expected, OTHER: 6}, "the late one to follow")
+    wait_until(lambda: health(parts).counters.get("tasks_drained") == 6, "the counter")
+    assert health(parts).troubles == {}
+
+
+def test_without_another_open_queue_tasks_move_to_the_default_queue(
+    app: Celery, parts: Parts, controller: Running
+) -> None:
+    beat(parts, OTHER, draining=True)
+    wait_until(lambda: closed_queues(parts) == [OTHER], "the other queue to close")
+    send(app, QUEUE, 3)
+
+    run(app, drain, QUEUE)
+
+    wait_until(lambda: depths(app) == {QUEUE: 0, OTHER: 0, "celery": 3}, "the tasks to move")
 
 
 def test_waiting_ends_when_nothing_waits_or_runs(

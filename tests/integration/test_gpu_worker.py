@@ -287,6 +287,25 @@ def test_what_it_cannot_serve_in_time_goes_to_the_default_queue(cluster: Cluster
     assert cluster.redis.llen("celery") == 2
 
 
+def test_a_drained_worker_serves_what_names_its_queue_and_nothing_else(cluster: Cluster) -> None:
+    cluster.redis.sadd(KEYS.drained, OWN)
+    node = cluster.start("gpu0", VIRTUAL)
+    cluster.ready(node)
+    wait_until(
+        lambda: "Canceling queue celery" in cluster.log(node), "the default queue to be left"
+    )
+    waiting = cluster.hold("elsewhere", "celery")
+    assert cluster.hold("named", OWN).get(timeout=10) == "named"
+    assert cluster.redis.llen("celery") == 1
+
+    cluster.redis.srem(KEYS.drained, OWN)
+
+    assert waiting.get(timeout=10) == "elsewhere"
+    assert cluster.hold("next", "celery").get(timeout=10) == "next"
+    assert cluster.end(node) == 0
+    assert cluster.ran() == ["named", "elsewhere", "next"]
+
+
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_a_plain_worker_is_no_candidate(cluster: Cluster, method: str) -> None:
     node = cluster.start("plain", {}, "-c", "2", "--pool-start-method", method)

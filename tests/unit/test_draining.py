@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from owl_celery.brokers.base import Place
 from owl_celery.draining import SETTLE_SECONDS, Draining
 from owl_celery.errors import BrokerError
 
@@ -40,6 +41,9 @@ class FakeBroker:
         self.queues[source] = 0
         self.queues[destination] = self.queues.get(destination, 0) + moved
         return moved
+
+    def redirect(self, source: str, place: Place, limit: int) -> int:
+        return 0
 
     def close(self) -> None:
         self.is_closed = True
