@@ -179,7 +179,9 @@ class QValue:
     visits
         Completed tries that the value rests on.
     changed_at
-        Unix time of the last change.
+        Unix time of the last change, or of the last look an hour after it.
+    is_open
+        Whether tasks of the type may be sent there.
 
     """
 
@@ -190,6 +192,7 @@ class QValue:
     idle_seconds: float
     visits: int
     changed_at: float
+    is_open: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,12 +229,15 @@ class Learned:
         Saved states, latest first: one for each policy and state format ever used.
     aggregates
         All rows.
+    prior
+        Number of the last import that the saved policy has taken; 0 before the first.
 
     """
 
     cursor: str
     policies: tuple[SavedPolicy, ...] = ()
     aggregates: Aggregates = field(default_factory=Aggregates)
+    prior: int = 0
 
     @property
     def policy_name(self) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final, Protocol
 
 from owl_celery.aggregates import Aggregates, Learned, QValue
@@ -16,9 +17,17 @@ FIRST_CURSOR: Final = "0-0"
 MAX_Q_VALUES: Final = 100_000
 """Entries of the readable Q table that are kept, the latest changed."""
 
+KEEP_Q_SECONDS: Final = 3 * 3600.0
+"""An entry so much older than the latest is of a queue or task type that is gone."""
+
+
+NO_REPORTS: Final[Mapping[int, str]] = MappingProxyType({})
+
 
 class Store(Protocol):
-    """Keeps what was learned. Used by the controller only, from one thread at a time.
+    """Keeps what was learned. Written by the controller only, from one thread at a time.
+
+    ``add_prior`` and whatever only reads may be called in any process.
 
     Every method raises ``StoreError`` when the database cannot be used; its message is a sentence
     for the user and never holds a password. The next call tries again.
@@ -40,6 +49,8 @@ class Store(Protocol):
         policy_state: Mapping[str, Any] | None,
         aggregates: Aggregates,
         q_values: Sequence[QValue] = (),
+        expected_prior: int = 0,
+        prior_reports: Mapping[int, str] = NO_REPORTS,
     ) -> None:
         """Move on in one transaction: all of it is kept, or nothing.
 
@@ -57,11 +68,17 @@ class Store(Protocol):
             Rows that replace those of the same key.
         q_values
             Entries that replace those of the same task type and queue.
+        expected_prior
+            Number of the last import that the caller believes to be taken.
+        prior_reports
+            What was taken of each later import, by its number, in a sentence; the state that is
+            saved with it has taken them.
 
         Raises
         ------
         StaleCursorError
-            When the store is not at ``expected_cursor``; nothing was written.
+            When the store is not at ``expected_cursor`` and ``expected_prior``; nothing was
+            written.
         UnsavableStateError
             When the state is not of JSON values; nothing was written, and all the rest can be.
 
@@ -72,6 +89,15 @@ class Store(Protocol):
 
     def q_values(self) -> list[QValue]:
         """Read the readable Q table, by task type and queue."""
+
+    def add_prior(self, document: str) -> int:
+        """Keep an import for the controller, at once or later; returns its number, from 1 on."""
+
+    def priors(self, after: int) -> list[tuple[int, str]]:
+        """Number and document of the imports later than ``after``, in order."""
+
+    def prior_report(self, number: int) -> str | None:
+        """What was taken of an import; None before a controller has looked at it."""
 
     def prune(self, keep_count: int) -> int:
         """Forget all but the latest raw outcomes, and old buckets; returns the outcomes dropped."""

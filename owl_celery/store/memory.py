@@ -11,7 +11,14 @@ from typing import Any
 from owl_celery.aggregates import Aggregates, Learned, QValue, SavedPolicy
 from owl_celery.book import Book
 from owl_celery.errors import StaleCursorError
-from owl_celery.store.base import FIRST_CURSOR, MAX_Q_VALUES, encode_state, format_of
+from owl_celery.store.base import (
+    FIRST_CURSOR,
+    KEEP_Q_SECONDS,
+    MAX_Q_VALUES,
+    NO_REPORTS,
+    encode_state,
+    format_of,
+)
 from owl_celery.types import Outcome
 
 
@@ -33,6 +40,8 @@ class MemoryStore:
         self._policies: dict[tuple[str, int], tuple[str, float]] = {}
         self._book = Book()
         self._q_values: dict[tuple[str, str], QValue] = {}
+        self._priors: dict[int, str] = {}
+        self._prior_reports: dict[int, str] = {}
 
     def load(self) -> Learned:
         """Read everything a controller continues from."""
@@ -41,7 +50,8 @@ class MemoryStore:
                 SavedPolicy(name, number, json.loads(text), updated_at)
                 for (name, number), (text, updated_at) in self._policies.items()
             ]
-            return Learned(self._cursor, tuple(reversed(saved)), self._book.all())
+            prior = max(self._prior_reports, default=0)
+            return Learned(self._cursor, tuple(reversed(saved)), self._book.all(), prior)
 
     def known(self, keys: Collection[str]) -> set[str]:
         """Find those ``Outcome.key`` of which an outcome is kept already."""
@@ -58,12 +68,16 @@ class MemoryStore:
         policy_state: Mapping[str, Any] | None,
         aggregates: Aggregates,
         q_values: Sequence[QValue] = (),
+        expected_prior: int = 0,
+        prior_reports: Mapping[int, str] = NO_REPORTS,
     ) -> None:
         """Move on in one transaction: all of it is kept, or nothing."""
         text = None if policy_state is None else encode_state(policy_name, policy_state)
         with self._lock:
-            if self._cursor != expected_cursor:
+            is_there = expected_cursor, expected_prior
+            if is_there != (self._cursor, max(self._prior_reports, default=0)):
                 raise StaleCursorError
+            self._prior_reports |= prior_reports
             self._cursor = cursor
             for outcome in outcomes:
                 self._outcomes.setdefault(outcome.key, outcome)
@@ -84,6 +98,23 @@ class MemoryStore:
         with self._lock:
             return [self._q_values[key] for key in sorted(self._q_values)]
 
+    def add_prior(self, document: str) -> int:
+        """Keep an import for the controller, at once or later; returns its number, from 1 on."""
+        with self._lock:
+            number = len(self._priors) + 1
+            self._priors[number] = document
+            return number
+
+    def priors(self, after: int) -> list[tuple[int, str]]:
+        """Number and document of the imports later than ``after``, in order."""
+        with self._lock:
+            return [(n, document) for n, document in self._priors.items() if n > after]
+
+    def prior_report(self, number: int) -> str | None:
+        """What was taken of an import; None before a controller has looked at it."""
+        with self._lock:
+            return self._prior_reports.get(number)
+
     def prune(self, keep_count: int) -> int:
         """Forget all but the latest raw outcomes, and old buckets; returns the outcomes dropped."""
         with self._lock:
@@ -92,8 +123,11 @@ class MemoryStore:
                 del self._outcomes[key]
             latest = sorted(self._q_values.values(), key=lambda entry: entry.changed_at)
             self._book.trim()
-            for entry in latest[: max(len(latest) - MAX_Q_VALUES, 0)]:
-                del self._q_values[entry.task_type, entry.queue]
+            excess_count = max(len(latest) - MAX_Q_VALUES, 0)
+            for rank, entry in enumerate(latest):
+                is_gone = entry.changed_at < latest[-1].changed_at - KEEP_Q_SECONDS
+                if rank < excess_count or is_gone:
+                    del self._q_values[entry.task_type, entry.queue]
             return len(excess)
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from owl_celery.errors import StoreError
 from owl_celery.store.models import OwlModel, SchemaRow
 
 VERSION_TABLE: Final = "owl_alembic_version"
-REVISIONS: Final = ("0001",)
+REVISIONS: Final = ("0001", "0002")
 """Every revision of this release, oldest first; the last is what it writes."""
 
 SCHEMA: Final = len(REVISIONS)

@@ -7,7 +7,7 @@ that a later release adds must have a server default, so that this one can go on
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Double, Text, UniqueConstraint
+from sqlalchemy import BigInteger, Boolean, Double, Text, UniqueConstraint, text, true
 from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
 
@@ -26,6 +26,7 @@ class LearnerRow(OwlModel, table=True):
     commits: int = Field(sa_type=BigInteger)
     outcomes: int = Field(sa_type=BigInteger)
     updated_at: float = Field(sa_type=Double)
+    prior: int = Field(sa_type=BigInteger, sa_column_kwargs={"server_default": text("0")})
 
 
 class OutcomeRow(OwlModel, table=True):
@@ -171,6 +172,20 @@ class QValueRow(OwlModel, table=True):
     idle_seconds: float = Field(sa_type=Double)
     visits: int = Field(sa_type=BigInteger)
     changed_at: float = Field(sa_type=Double)
+    is_open: bool = Field(sa_type=Boolean, sa_column_kwargs={"server_default": true()})
+
+
+class PriorRow(OwlModel, table=True):
+    """What was imported from another site; the text goes when the policy has taken it."""
+
+    __tablename__ = "owl_prior"
+
+    namespace: str = Field(primary_key=True, sa_type=Text)
+    number: int = Field(primary_key=True, sa_type=BigInteger)
+    document: str = Field(sa_type=Text)
+    created_at: float = Field(sa_type=Double)
+    report: str | None = Field(sa_type=Text, nullable=True)
+    taken_at: float | None = Field(sa_type=Double, nullable=True)
 
 
 class SchemaRow(OwlModel, table=True):

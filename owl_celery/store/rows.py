@@ -28,6 +28,7 @@ from owl_celery.store.models import (
     OutcomeRow,
     OwlModel,
     PolicyRow,
+    PriorRow,
     QValueRow,
     ServiceRow,
     TaskTypeRow,
@@ -93,17 +94,18 @@ class Writer:
         order = [self.names.index(name) for name in compiled.positiontup or ()]
         return str(compiled), itemgetter(*order)
 
-    def write(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Write rows, each with the values of ``names`` in order."""
+    def write(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> int:
+        """Write rows, each with the values of ``names`` in order; returns how many were written."""
         if not rows:
-            return
+            return 0
         if connection.dialect.name == "sqlite":
             statement, in_order = self._on_sqlite
-            connection.exec_driver_sql(statement, [in_order(row) for row in rows])
+            done = connection.exec_driver_sql(statement, [in_order(row) for row in rows])
         else:
             columns = zip(*rows, strict=True)
             arrays = {name: list(column) for name, column in zip(self.names, columns, strict=True)}
-            connection.execute(self._postgres, arrays)
+            done = connection.execute(self._postgres, arrays)
+        return done.rowcount
 
 
 class Mapper(Generic[Value]):
@@ -144,6 +146,7 @@ class Mapper(Generic[Value]):
 OUTCOME: Final = table_of(OutcomeRow)
 LEARNER: Final = table_of(LearnerRow)
 POLICY: Final = table_of(PolicyRow)
+PRIOR: Final = table_of(PriorRow)
 
 TASK_TYPES: Final = Mapper(TaskTypeStats, TaskTypeRow)
 WORKERS: Final = Mapper(WorkerStats, WorkerRow)
@@ -155,6 +158,7 @@ Q_VALUES: Final = Mapper(QValue, QValueRow)
 
 LEARNER_WRITER: Final = Writer(LEARNER, tuple(LEARNER.c.keys()), replaces=False)
 POLICY_WRITER: Final = Writer(POLICY, tuple(POLICY.c.keys()), replaces=True)
+PRIOR_WRITER: Final = Writer(PRIOR, tuple(PRIOR.c.keys()), replaces=False)
 
 _OUTCOME_NAMES: Final = tuple(field.name for field in fields(Outcome))
 _OUTCOME_WRITER: Final = Writer(

@@ -15,7 +15,14 @@ from owl_celery.book import CURVE_BUCKETS
 from owl_celery.errors import StaleCursorError
 from owl_celery.sanity import is_text
 from owl_celery.store import rows
-from owl_celery.store.base import FIRST_CURSOR, MAX_Q_VALUES, encode_state, format_of
+from owl_celery.store.base import (
+    FIRST_CURSOR,
+    KEEP_Q_SECONDS,
+    MAX_Q_VALUES,
+    NO_REPORTS,
+    encode_state,
+    format_of,
+)
 from owl_celery.store.engine import Database
 from owl_celery.store.sessions import Sessions
 from owl_celery.types import Outcome
@@ -49,9 +56,11 @@ class SqlStore:
         """Read everything a controller continues from, all of it at one moment."""
         policy = rows.POLICY.c
         with self._sessions.reading() as connection:
-            cursor = connection.execute(
-                select(rows.LEARNER.c.cursor).where(rows.LEARNER.c.namespace == self.namespace)
-            ).scalar_one_or_none()
+            at = connection.execute(
+                select(rows.LEARNER.c.cursor, rows.LEARNER.c.prior).where(
+                    rows.LEARNER.c.namespace == self.namespace
+                )
+            ).one_or_none()
             saved = connection.execute(
                 select(policy.name, policy.format, policy.state, policy.updated_at)
                 .where(policy.namespace == self.namespace)
@@ -66,9 +75,10 @@ class SqlStore:
                 curve=rows.CURVE.all(connection, self.namespace),
             )
         return Learned(
-            cursor=FIRST_CURSOR if cursor is None else cursor,
+            cursor=FIRST_CURSOR if at is None else at.cursor,
             policies=tuple(filter(None, (_saved_policy(*row) for row in saved))),
             aggregates=aggregates,
+            prior=0 if at is None else at.prior,
         )
 
     def known(self, keys: Collection[str]) -> set[str]:
@@ -101,12 +111,16 @@ class SqlStore:
         policy_state: Mapping[str, Any] | None,
         aggregates: Aggregates,
         q_values: Sequence[QValue] = (),
+        expected_prior: int = 0,
+        prior_reports: Mapping[int, str] = NO_REPORTS,
     ) -> None:
         """Move on in one transaction: all of it is kept, or nothing."""
         text = None if policy_state is None else encode_state(policy_name, policy_state)
         now = time.time()
         with self._sessions.writing() as connection:
-            commits, counted = self._move(connection, expected_cursor, cursor, len(outcomes), now)
+            expected = expected_cursor, expected_prior
+            moved = cursor, max(prior_reports, default=expected_prior)
+            commits, counted = self._move(connection, expected, moved, len(outcomes), now)
             rows.insert_outcomes(connection, self.namespace, counted - len(outcomes) + 1, outcomes)
             if policy_state is not None:
                 row = (self.namespace, policy_name, format_of(policy_state), text, commits, now)
@@ -118,34 +132,50 @@ class SqlStore:
             rows.ALGORITHMS.write(connection, self.namespace, aggregates.algorithms)
             rows.CURVE.write(connection, self.namespace, aggregates.curve)
             rows.Q_VALUES.write(connection, self.namespace, q_values)
+            for number, report in prior_reports.items():
+                connection.execute(
+                    update(rows.PRIOR)
+                    .where(rows.PRIOR.c.namespace == self.namespace, rows.PRIOR.c.number == number)
+                    .values(document="", report=report, taken_at=now)
+                )
 
     def _move(
-        self, connection: Connection, expected: str, cursor: str, count: int, now: float
+        self,
+        connection: Connection,
+        expected: tuple[str, int],
+        moved: tuple[str, int],
+        count: int,
+        now: float,
     ) -> tuple[int, int]:
-        """Move the cursor, which locks the row; returns the commits and outcomes so far.
+        """Move cursor and import, which locks the row; returns the commits and outcomes so far.
 
         Raises
         ------
         StaleCursorError
-            When the cursor is not the expected one.
+            When they are not the expected ones.
 
         """
         learner = rows.LEARNER.c
         move = (
             update(rows.LEARNER)
-            .where(learner.namespace == self.namespace, learner.cursor == expected)
+            .where(
+                learner.namespace == self.namespace,
+                learner.cursor == expected[0],
+                learner.prior == expected[1],
+            )
             .values(
-                cursor=cursor,
+                cursor=moved[0],
+                prior=moved[1],
                 commits=learner.commits + 1,
                 outcomes=learner.outcomes + count,
                 updated_at=now,
             )
         )
-        moved = connection.execute(move).rowcount
-        if not moved and expected == FIRST_CURSOR:
-            rows.LEARNER_WRITER.write(connection, [(self.namespace, FIRST_CURSOR, 0, 0, now)])
-            moved = connection.execute(move).rowcount
-        if not moved:
+        has_moved = connection.execute(move).rowcount
+        if not has_moved and expected == (FIRST_CURSOR, 0):
+            rows.LEARNER_WRITER.write(connection, [(self.namespace, FIRST_CURSOR, 0, 0, now, 0)])
+            has_moved = connection.execute(move).rowcount
+        if not has_moved:
             raise StaleCursorError
         commits, counted = connection.execute(
             select(learner.commits, learner.outcomes).where(learner.namespace == self.namespace)
@@ -162,6 +192,45 @@ class SqlStore:
         with self._sessions.reading() as connection:
             found = rows.Q_VALUES.all(connection, self.namespace)
         return sorted(found, key=lambda entry: (entry.task_type, entry.queue))
+
+    def add_prior(self, document: str) -> int:
+        """Keep an import for the controller, at once or later; returns its number, from 1 on.
+
+        A number is seen by others only when all before it are: whoever comes second waits for the
+        first, finds the number taken, and takes the next.
+        """
+        prior = rows.PRIOR.c
+        while True:
+            with self._sessions.writing() as connection:
+                last = connection.execute(
+                    select(func.max(prior.number)).where(prior.namespace == self.namespace)
+                ).scalar()
+                number: int = (last or 0) + 1
+                row = (self.namespace, number, document, time.time(), None, None)
+                if rows.PRIOR_WRITER.write(connection, [row]):
+                    return number
+
+    def priors(self, after: int) -> list[tuple[int, str]]:
+        """Number and document of the imports later than ``after``, in order."""
+        prior = rows.PRIOR.c
+        with self._sessions.reading() as connection:
+            found = connection.execute(
+                select(prior.number, prior.document)
+                .where(prior.namespace == self.namespace, prior.number > after)
+                .order_by(prior.number)
+            ).all()
+        return [(number, document) for number, document in found]
+
+    def prior_report(self, number: int) -> str | None:
+        """What was taken of an import; None before a controller has looked at it."""
+        prior = rows.PRIOR.c
+        with self._sessions.reading() as connection:
+            report: str | None = connection.execute(
+                select(prior.report).where(
+                    prior.namespace == self.namespace, prior.number == number
+                )
+            ).scalar_one_or_none()
+        return report
 
     def prune(self, keep_count: int) -> int:
         """Forget all but the latest raw outcomes, and old buckets; returns the outcomes dropped.
@@ -215,8 +284,12 @@ class SqlStore:
                 .offset(MAX_Q_VALUES - 1)
                 .limit(1)
             ).scalar_one_or_none()
-            if oldest is not None:
-                connection.execute(delete(table).where(is_ours, table.c.changed_at < oldest))
+            latest = connection.execute(
+                select(func.max(table.c.changed_at)).where(is_ours)
+            ).scalar()
+            if latest is not None:
+                keep_since = max(latest - KEEP_Q_SECONDS, oldest or 0.0)
+                connection.execute(delete(table).where(is_ours, table.c.changed_at < keep_since))
 
     def engine(self) -> Engine:
         """The engine of this process, on a database that has the schema of this release."""
