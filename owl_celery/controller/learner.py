@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
 from redis.exceptions import RedisError
 
+from owl_celery.aggregates import QValue
 from owl_celery.controller.arrivals import Arrivals
 from owl_celery.controller.events import Entry, is_beyond, read_events, trim_events
 from owl_celery.controller.health import Troubles
@@ -34,6 +35,8 @@ RETRY_AT_MOST_SECONDS: Final = 10.0
 TRIM_SECONDS: Final = 10.0
 KEEP_EVENTS_SECONDS: Final = 600.0
 PRUNE_SECONDS: Final = 60.0
+Q_VALUES_SECONDS: Final = 10.0
+Q_VALUES_SHARE: Final = 0.02
 
 
 class Learner:
@@ -102,6 +105,7 @@ class Learner:
         self._retry_at = float("-inf")
         self._retry_seconds = RETRY_SECONDS
         self._commit_at = float("-inf")
+        self._q_values_at = float("-inf")
         self._trim_at = self._prune_at = clock()
 
     @property
@@ -188,6 +192,7 @@ class Learner:
         self._committed = self._cursor = learned.cursor
         self._is_loaded = True
         self.host.changed()
+        self.host.forget_q_values()
         if self._fails_to_load:
             self._works()
         return True
@@ -230,18 +235,28 @@ class Learner:
         self._cursor = entries[-1].cursor
 
     def _commit_when_due(self, now: float) -> None:
-        if self._cursor == self._committed or now < self._commit_at:
+        if now < self._commit_at:
             return
         began = self._clock()
-        self._commit()
+        is_shown = now >= self._q_values_at and bool(self.load.names)
+        q_values = self.host.q_values(self.load, now) if is_shown else ()
+        has_changed = self._cursor != self._committed or bool(q_values)
+        if has_changed:
+            self._commit(q_values)
         ended = self._clock()
+        if is_shown:
+            # A large table, or a slow database, is written less often.
+            pause = max(Q_VALUES_SECONDS, (ended - began) / Q_VALUES_SHARE)
+            self._q_values_at = ended + pause
+        if not has_changed:
+            return
         # A slow database is written to less often.
         pause = max(COMMIT_SECONDS, (ended - began) / COMMIT_SHARE)
         self._commit_at = ended + min(pause, COMMIT_AT_MOST_SECONDS)
 
-    def _commit(self) -> None:
+    def _commit(self, q_values: Sequence[QValue] = ()) -> None:
         """Move the store on to where we are."""
-        if self._cursor == self._committed:
+        if self._cursor == self._committed and not q_values:
             return
         assert self._store is not None
         pending = self.tracker.take()
@@ -252,6 +267,7 @@ class Learner:
             outcomes=pending.outcomes,
             policy_name=self.host.policy.name,
             aggregates=pending.aggregates,
+            q_values=q_values,
         )
         try:
             commit(policy_state=self.host.state() if pending.outcomes else None)

@@ -8,7 +8,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+from owl_celery.aggregates import QValue
 from owl_celery.controller.ledger import Load
+from owl_celery.controller.q_entries import QEntries
 from owl_celery.controller.view import EncodedKnowledge, versions
 from owl_celery.policies.base import Policy
 from owl_celery.records import Knowledge
@@ -19,6 +21,8 @@ log = logging.getLogger(__name__)
 TICK_SECONDS: Final = 2.0
 ENCODE_SECONDS: Final = 0.1
 ENCODE_SHARE: Final = 0.1
+MAX_Q_VALUES: Final = 100_000
+"""Q values that the policy is asked for."""
 
 
 class PolicyHost:
@@ -55,6 +59,7 @@ class PolicyHost:
         self._versions = versions(fence)
         self._counters = counters
         self._clock = clock
+        self._q_entries = QEntries()
         self._logged: set[str] = set()
         self._is_changed = False
         self._unversioned = ""
@@ -104,6 +109,23 @@ class PolicyHost:
             ended = self._clock()
             # Large knowledge is encoded less often.
             self._encode_at = ended + max(ENCODE_SECONDS, (ended - began) / ENCODE_SHARE)
+
+    def q_values(self, load: Load, now: float) -> list[QValue]:
+        """Entries of the policy's Q table that have changed since they were last asked for."""
+        if not load.names:
+            return []
+        fleet = load.fleet()
+        try:
+            with self.lock:
+                table = self.policy.q_values(fleet, now, MAX_Q_VALUES)
+            return [] if table is None else self._q_entries.changed(table, now)
+        except Exception:
+            self.count_error("q_values")
+            return []
+
+    def forget_q_values(self) -> None:
+        """Give all entries the next time: what was given may not have been written."""
+        self._q_entries.forget()
 
     def state(self) -> Mapping[str, Any] | None:
         """What to save of the policy; None when it cannot tell."""
