@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from sqlalchemy import text
 
+from owl_celery.brokers.base import BlindBroker
 from owl_celery.controller.controller import Controller
 from owl_celery.controller.leader import Leader
 from owl_celery.controller.learner import Q_VALUES_SECONDS
@@ -37,20 +37,14 @@ class Clock:
         return self.seconds
 
 
-class NoQueues:
+class NoQueues(BlindBroker):
     """A broker in which nothing waits, unless the test says so."""
 
     def __init__(self) -> None:
         self.depth = 0
 
-    def depths(self, queues: Any) -> dict[str, int]:
+    def depths(self, queues: Sequence[str]) -> dict[str, int]:
         return dict.fromkeys(queues, self.depth)
-
-    def move_all(self, source: str, destination: str) -> int:
-        return 0
-
-    def close(self) -> None:
-        pass
 
 
 class Site:
