@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from owl_celery.aggregates import Aggregates, Learned, QValue
 from owl_celery.errors import UnsavableStateError
@@ -22,6 +22,13 @@ KEEP_Q_SECONDS: Final = 3 * 3600.0
 
 
 NO_REPORTS: Final[Mapping[int, str]] = MappingProxyType({})
+
+
+class NumberedOutcome(NamedTuple):
+    """A raw outcome and its number: larger for one that was committed later."""
+
+    number: int
+    outcome: Outcome
 
 
 class Store(Protocol):
@@ -86,6 +93,29 @@ class Store(Protocol):
 
     def recent(self, limit: int) -> list[Outcome]:
         """Read the latest raw outcomes, oldest first."""
+
+    def version(self) -> int:
+        """Read a number that grows with every commit; 0 before the first."""
+
+    def aggregates(self) -> Aggregates:
+        """Read all rows, without the states of policies; from any thread."""
+
+    def outcome_page(
+        self, limit: int, before: int | None = None, task_type: str | None = None
+    ) -> list[NumberedOutcome]:
+        """Read the latest raw outcomes, latest first; from any thread.
+
+        Parameters
+        ----------
+        before
+            Only those of a smaller number.
+        task_type
+            Only those of this type.
+
+        """
+
+    def outcomes_of_task(self, task_id: str, limit: int) -> list[NumberedOutcome]:
+        """Read the latest raw outcomes of one task, latest first; from any thread."""
 
     def q_values(self) -> list[QValue]:
         """Read the readable Q table, by task type and queue."""

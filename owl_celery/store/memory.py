@@ -16,6 +16,7 @@ from owl_celery.store.base import (
     KEEP_Q_SECONDS,
     MAX_Q_VALUES,
     NO_REPORTS,
+    NumberedOutcome,
     encode_state,
     format_of,
 )
@@ -36,7 +37,9 @@ class MemoryStore:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._cursor = FIRST_CURSOR
-        self._outcomes: dict[str, Outcome] = {}
+        self._commits = 0
+        self._counted = 0
+        self._outcomes: dict[str, NumberedOutcome] = {}
         self._policies: dict[tuple[str, int], tuple[str, float]] = {}
         self._book = Book()
         self._q_values: dict[tuple[str, str], QValue] = {}
@@ -79,8 +82,10 @@ class MemoryStore:
                 raise StaleCursorError
             self._prior_reports |= prior_reports
             self._cursor = cursor
+            self._commits += 1
             for outcome in outcomes:
-                self._outcomes.setdefault(outcome.key, outcome)
+                self._counted += 1
+                self._outcomes.setdefault(outcome.key, NumberedOutcome(self._counted, outcome))
             if policy_state is not None and text is not None:
                 key = (policy_name, format_of(policy_state))
                 self._policies.pop(key, None)  # So that the order is that of the last saves.
@@ -91,7 +96,39 @@ class MemoryStore:
     def recent(self, limit: int) -> list[Outcome]:
         """Read the latest raw outcomes, oldest first."""
         with self._lock:
-            return list(self._outcomes.values())[-limit:] if limit > 0 else []
+            kept = list(self._outcomes.values())[-limit:] if limit > 0 else []
+        return [outcome for _, outcome in kept]
+
+    def version(self) -> int:
+        """Read a number that grows with every commit; 0 before the first."""
+        with self._lock:
+            return self._commits
+
+    def aggregates(self) -> Aggregates:
+        """Read all rows, without the states of policies; from any thread."""
+        with self._lock:
+            return self._book.all()
+
+    def outcome_page(
+        self, limit: int, before: int | None = None, task_type: str | None = None
+    ) -> list[NumberedOutcome]:
+        """Read the latest raw outcomes, latest first; from any thread."""
+        found = [
+            kept
+            for kept in self._latest_first()
+            if (before is None or kept.number < before)
+            and (task_type is None or kept.outcome.task_type == task_type)
+        ]
+        return found[:limit] if limit > 0 else []
+
+    def outcomes_of_task(self, task_id: str, limit: int) -> list[NumberedOutcome]:
+        """Read the latest raw outcomes of one task, latest first; from any thread."""
+        found = [kept for kept in self._latest_first() if kept.outcome.task_id == task_id]
+        return found[:limit] if limit > 0 else []
+
+    def _latest_first(self) -> list[NumberedOutcome]:
+        with self._lock:
+            return list(reversed(self._outcomes.values()))
 
     def q_values(self) -> list[QValue]:
         """Read the readable Q table, by task type and queue."""

@@ -8,7 +8,7 @@ from functools import cached_property
 from operator import attrgetter, itemgetter
 from typing import Any, Final, Generic, TypeVar
 
-from sqlalchemy import Connection, Select, Table, bindparam, func, select
+from sqlalchemy import ColumnElement, Connection, Select, Table, bindparam, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from owl_celery.aggregates import (
@@ -20,6 +20,7 @@ from owl_celery.aggregates import (
     TaskTypeStats,
     WorkerStats,
 )
+from owl_celery.store.base import NumberedOutcome
 from owl_celery.store.models import (
     AlgorithmRow,
     AssignmentRow,
@@ -182,11 +183,26 @@ def insert_outcomes(
 
 def latest_outcomes(connection: Connection, namespace: str, limit: int) -> list[Outcome]:
     """Read the outcomes with the highest numbers, the highest last."""
+    found = numbered_outcomes(connection, namespace, (), limit)
+    return [outcome for _, outcome in reversed(found)]
+
+
+def numbered_outcomes(
+    connection: Connection,
+    namespace: str,
+    conditions: Sequence[ColumnElement[bool]],
+    limit: int,
+) -> list[NumberedOutcome]:
+    """Read those outcomes with the highest numbers that meet the conditions, the highest first."""
     query = (
-        select(*(OUTCOME.c[name] for name in _OUTCOME_NAMES))
-        .where(OUTCOME.c.namespace == namespace)
+        select(OUTCOME.c.number, *(OUTCOME.c[name] for name in _OUTCOME_NAMES))
+        .where(OUTCOME.c.namespace == namespace, *conditions)
         .order_by(OUTCOME.c.number.desc())
         .limit(limit)
     )
-    found = [dict(zip(_OUTCOME_NAMES, row, strict=True)) for row in connection.execute(query)]
-    return [Outcome(**values | {"state": TryState(values["state"])}) for values in reversed(found)]
+    found = []
+    for number, *row in connection.execute(query):
+        values = dict(zip(_OUTCOME_NAMES, row, strict=True))
+        outcome = Outcome(**values | {"state": TryState(values["state"])})
+        found.append(NumberedOutcome(number, outcome))
+    return found

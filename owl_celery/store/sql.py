@@ -8,7 +8,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, delete, func, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, delete, func, select, update
 
 from owl_celery.aggregates import Aggregates, Learned, QValue, SavedPolicy
 from owl_celery.book import CURVE_BUCKETS
@@ -20,6 +20,7 @@ from owl_celery.store.base import (
     KEEP_Q_SECONDS,
     MAX_Q_VALUES,
     NO_REPORTS,
+    NumberedOutcome,
     encode_state,
     format_of,
 )
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 KEYS_AT_ONCE: Final = 500
 PRUNED_AT_ONCE: Final = 10_000
+MAX_NUMBER: Final = 2**63 - 1
 
 
 class SqlStore:
@@ -66,19 +68,22 @@ class SqlStore:
                 .where(policy.namespace == self.namespace)
                 .order_by(policy.commit_number.desc())
             ).all()
-            aggregates = Aggregates(
-                task_types=rows.TASK_TYPES.all(connection, self.namespace),
-                workers=rows.WORKERS.all(connection, self.namespace),
-                assignments=rows.ASSIGNMENTS.all(connection, self.namespace),
-                services=rows.SERVICES.all(connection, self.namespace),
-                algorithms=rows.ALGORITHMS.all(connection, self.namespace),
-                curve=rows.CURVE.all(connection, self.namespace),
-            )
+            aggregates = self._aggregates(connection)
         return Learned(
             cursor=FIRST_CURSOR if at is None else at.cursor,
             policies=tuple(filter(None, (_saved_policy(*row) for row in saved))),
             aggregates=aggregates,
             prior=0 if at is None else at.prior,
+        )
+
+    def _aggregates(self, connection: Connection) -> Aggregates:
+        return Aggregates(
+            task_types=rows.TASK_TYPES.all(connection, self.namespace),
+            workers=rows.WORKERS.all(connection, self.namespace),
+            assignments=rows.ASSIGNMENTS.all(connection, self.namespace),
+            services=rows.SERVICES.all(connection, self.namespace),
+            algorithms=rows.ALGORITHMS.all(connection, self.namespace),
+            curve=rows.CURVE.all(connection, self.namespace),
         )
 
     def known(self, keys: Collection[str]) -> set[str]:
@@ -186,6 +191,44 @@ class SqlStore:
         """Read the latest raw outcomes, oldest first."""
         with self._sessions.reading() as connection:
             return rows.latest_outcomes(connection, self.namespace, max(limit, 0))
+
+    def version(self) -> int:
+        """Read a number that grows with every commit; 0 before the first."""
+        learner = rows.LEARNER.c
+        with self._sessions.reading() as connection:
+            commits = connection.execute(
+                select(learner.commits).where(learner.namespace == self.namespace)
+            ).scalar_one_or_none()
+        return commits or 0
+
+    def aggregates(self) -> Aggregates:
+        """Read all rows, without the states of policies; from any thread."""
+        with self._sessions.reading() as connection:
+            return self._aggregates(connection)
+
+    def outcome_page(
+        self, limit: int, before: int | None = None, task_type: str | None = None
+    ) -> list[NumberedOutcome]:
+        """Read the latest raw outcomes, latest first; from any thread."""
+        outcome, conditions = rows.OUTCOME.c, []
+        if before is not None:
+            # No number is larger than this one, and none that is fits the database.
+            conditions.append(outcome.number < min(before, MAX_NUMBER))
+        if task_type is not None:
+            conditions.append(outcome.task_type == task_type)
+        return self._outcomes(conditions, limit, task_type)
+
+    def outcomes_of_task(self, task_id: str, limit: int) -> list[NumberedOutcome]:
+        """Read the latest raw outcomes of one task, latest first; from any thread."""
+        return self._outcomes([rows.OUTCOME.c.task_id == task_id], limit, task_id)
+
+    def _outcomes(
+        self, conditions: Sequence[ColumnElement[bool]], limit: int, name: str | None
+    ) -> list[NumberedOutcome]:
+        if limit <= 0 or (name is not None and not is_text(name)):
+            return []
+        with self._sessions.reading() as connection:
+            return rows.numbered_outcomes(connection, self.namespace, conditions, limit)
 
     def q_values(self) -> list[QValue]:
         """Read the readable Q table, by task type and queue."""

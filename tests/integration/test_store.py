@@ -217,6 +217,43 @@ class TestContract:
         assert store.recent(3) == [outcome(n) for n in (7, 8, 9)]
         assert store.recent(0) == []
 
+    def test_the_version_grows_with_every_commit(self, store: Store) -> None:
+        assert store.version() == 0
+        commit(store)
+        commit(store, "1-0", "1-0")
+        assert store.version() == 2
+
+    def test_aggregates_are_those_that_are_loaded(self, store: Store) -> None:
+        assert store.aggregates() == Aggregates()
+        learn(store, TaskPerformanceTracker(CountingPolicy()), stream(200))
+        assert in_order(store.aggregates()) == in_order(store.load().aggregates)
+
+    def test_outcomes_come_in_pages_latest_first(self, store: Store) -> None:
+        outcomes = stream(25)
+        commit(store, outcomes=outcomes[:20])
+        commit(store, "1-0", "2-0", outcomes=[outcomes[3], *outcomes[20:]])
+        found: list[Outcome] = []
+        before = None
+        while page := store.outcome_page(10, before):
+            assert len(page) <= 10
+            found += [numbered.outcome for numbered in page]
+            before = page[-1].number
+        assert found == outcomes[::-1]
+        assert store.outcome_page(0) == []
+        assert len(store.outcome_page(100, before=2**80)) == 25
+
+    def test_outcomes_of_one_type_or_task(self, store: Store) -> None:
+        retried = [outcome(number, task_id="t", attempt=number % 3) for number in range(3)]
+        others = [outcome(number, task_type="other") for number in range(5)]
+        commit(store, outcomes=[*retried, *others])
+        of_type = store.outcome_page(10, task_type="train")
+        assert [numbered.outcome for numbered in of_type] == retried[::-1]
+        assert store.outcome_page(10, before=of_type[0].number, task_type="other") == []
+        of_task = store.outcomes_of_task("t", 2)
+        assert [numbered.outcome for numbered in of_task] == retried[:0:-1]
+        for odd in ("", "nobody", "nul\0", "half \ud800", "%", "x" * 5000):
+            assert store.outcomes_of_task(odd, 10) == store.outcome_page(10, None, odd) == []
+
     @pytest.mark.parametrize("keep_count", [0, 1, 30, 100, 1_000])
     def test_prune_keeps_the_latest_outcomes(self, store: Store, keep_count: int) -> None:
         commit(store, outcomes=[outcome(n) for n in range(60)])
