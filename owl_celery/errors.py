@@ -56,5 +56,9 @@ class BrokerError(OwlError):
     """The broker cannot be used."""
 
 
+class PriorError(OwlError):
+    """A file of what another site has learned cannot be used."""
+
+
 class InputError(OwlError):
     """A table, trace or event file of the simulator cannot be used."""

@@ -10,7 +10,9 @@ import click
 COMMANDS: Final = {
     "demo": "owl_celery.cli.demo",
     "drain": "owl_celery.cli.drain",
+    "export": "owl_celery.cli.export",
     "health": "owl_celery.cli.health",
+    "import": "owl_celery.cli.import_",
     "mode": "owl_celery.cli.mode",
     "resume": "owl_celery.cli.resume",
     "serve": "owl_celery.cli.serve",
@@ -27,10 +29,11 @@ class LazyGroup(click.Group):
         return sorted(COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        """Import one command; its module has an attribute of the same name."""
+        """Import one command; its module has an attribute of the module's name."""
         if name not in COMMANDS:
             return None
-        command: click.Command = getattr(import_module(COMMANDS[name]), name)
+        module = import_module(COMMANDS[name])
+        command: click.Command = getattr(module, module.__name__.rpartition(".")[2])
         return command
 
 

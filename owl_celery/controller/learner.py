@@ -35,6 +35,7 @@ RETRY_AT_MOST_SECONDS: Final = 10.0
 TRIM_SECONDS: Final = 10.0
 KEEP_EVENTS_SECONDS: Final = 600.0
 PRUNE_SECONDS: Final = 60.0
+PRIORS_SECONDS: Final = 2.0
 Q_VALUES_SECONDS: Final = 10.0
 Q_VALUES_SHARE: Final = 0.02
 
@@ -105,7 +106,9 @@ class Learner:
         self._retry_at = float("-inf")
         self._retry_seconds = RETRY_SECONDS
         self._commit_at = float("-inf")
-        self._q_values_at = float("-inf")
+        self._prior = 0
+        self._prior_reports: dict[int, str] = {}
+        self._priors_at = self._q_values_at = float("-inf")
         self._trim_at = self._prune_at = clock()
 
     @property
@@ -147,6 +150,7 @@ class Learner:
             arrivals = self._arrivals.read(now)
             if mode != "off":
                 self.host.arrived(arrivals)
+            self._import_priors(now)
             self.host.tick(self.load, now)
             self._commit_when_due(now)
             self._tidy(now)
@@ -190,6 +194,8 @@ class Learner:
         with self.host.lock:
             self.tracker.restore(learned)
         self._committed = self._cursor = learned.cursor
+        self._prior = learned.prior
+        self._prior_reports.clear()
         self._is_loaded = True
         self.host.changed()
         self.host.forget_q_values()
@@ -234,13 +240,28 @@ class Learner:
                 self.host.changed()
         self._cursor = entries[-1].cursor
 
+    def _import_priors(self, now: float) -> None:
+        """Let the policy take what was imported since; committed with its state, so exactly once.
+
+        Until then nothing else may be committed with that state, nor that state without it.
+        """
+        if now < self._priors_at:
+            return
+        self._priors_at = now + PRIORS_SECONDS
+        assert self._store is not None
+        last = max(self._prior_reports, default=self._prior)
+        for number, document in self._store.priors(last):
+            report = self._prior_reports[number] = self.host.import_prior(document)
+            self.counters["imports"] += 1
+            log.info("owl controller: import %d: %s", number, report)
+
     def _commit_when_due(self, now: float) -> None:
         if now < self._commit_at:
             return
         began = self._clock()
         is_shown = now >= self._q_values_at and bool(self.load.names)
         q_values = self.host.q_values(self.load, now) if is_shown else ()
-        has_changed = self._cursor != self._committed or bool(q_values)
+        has_changed = bool(self._cursor != self._committed or q_values or self._prior_reports)
         if has_changed:
             self._commit(q_values)
         ended = self._clock()
@@ -256,7 +277,7 @@ class Learner:
 
     def _commit(self, q_values: Sequence[QValue] = ()) -> None:
         """Move the store on to where we are."""
-        if self._cursor == self._committed and not q_values:
+        if self._cursor == self._committed and not (q_values or self._prior_reports):
             return
         assert self._store is not None
         pending = self.tracker.take()
@@ -268,14 +289,19 @@ class Learner:
             policy_name=self.host.policy.name,
             aggregates=pending.aggregates,
             q_values=q_values,
+            expected_prior=self._prior,
+            prior_reports=dict(self._prior_reports),
         )
+        has_learned = bool(pending.outcomes or self._prior_reports)
         try:
-            commit(policy_state=self.host.state() if pending.outcomes else None)
+            commit(policy_state=self.host.state() if has_learned else None)
         except UnsavableStateError:
             # The same outcomes would lead there again: go on without what the policy learned.
             self.host.count_error("state")
             commit(policy_state=None)
         self._committed = self._cursor
+        self._prior = max(self._prior_reports, default=self._prior)
+        self._prior_reports.clear()
         self.counters["commits"] += 1
         self._works()
 

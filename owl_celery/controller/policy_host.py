@@ -12,7 +12,9 @@ from owl_celery.aggregates import QValue
 from owl_celery.controller.ledger import Load
 from owl_celery.controller.q_entries import QEntries
 from owl_celery.controller.view import EncodedKnowledge, versions
+from owl_celery.errors import PriorError
 from owl_celery.policies.base import Policy
+from owl_celery.prior_file import decode_prior
 from owl_celery.records import Knowledge
 from owl_celery.types import TaskView
 
@@ -109,6 +111,30 @@ class PolicyHost:
             ended = self._clock()
             # Large knowledge is encoded less often.
             self._encode_at = ended + max(ENCODE_SECONDS, (ended - began) / ENCODE_SHARE)
+
+    def import_prior(self, document: str) -> str:
+        """Let the policy begin from what another site has learned; says in a sentence what it took.
+
+        What cannot be used is said, too, and changes nothing.
+        """
+        try:
+            prior = decode_prior(document)
+            with self.lock:
+                taken = self.policy.import_prior(prior)
+        except PriorError as error:
+            return f"not taken. {error}"
+        except Exception:
+            self.count_error("import_prior")
+            return f"not taken: policy {self.policy.name} failed; see the controller's log."
+        if taken is None:
+            return f"not taken: policy {self.policy.name} learns nothing that could be imported."
+        self._is_changed = True
+        left = f"; {taken.left} numbers left, known here already" if taken.left else ""
+        return (
+            f"policy {self.policy.name} took {taken.service_times} service times, "
+            f"{taken.failure_rates} failure rates, {taken.memory_needs} memory needs and "
+            f"{taken.load_times} load times{left}."
+        )
 
     def q_values(self, load: Load, now: float) -> list[QValue]:
         """Entries of the policy's Q table that have changed since they were last asked for."""
