@@ -15,14 +15,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-DECISION_SECONDS_BOUNDS: Final = (
-    *(25e-6, 50e-6, 75e-6, 100e-6, 150e-6, 200e-6, 300e-6, 500e-6),
-    *(1e-3, 2.5e-3, 10e-3, 100e-3, math.inf),
-)
-"""Upper bounds, inclusive, of the buckets in which the durations of decisions are counted."""
+from owl_celery.metrics import DECISION_SECONDS_BOUNDS
 
 MAX_NAMES: Final = 50
 """Algorithms, and reasons, that are told apart; a policy of somebody else may name many."""
+
+FALLBACK_REASONS: Final = (
+    *("no_view", "stale_view", "dead_view", "no_knowledge", "no_open_queue", "no_policy"),
+    *("policy_error", "bad_refinement", "error", "mode_off", "shadow"),
+)
+"""Reasons that the router gives."""
 
 OTHER: Final = "other"
 OUTCOMES_DROPPED: Final = "outcomes_dropped"

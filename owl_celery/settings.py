@@ -45,8 +45,9 @@ class Settings(BaseSettings):
         Step of the value weights, in (0, 1].
     enable_reinforcement_learning
         False: no prices and no exploration, only learned expected completion time.
-    enable_metrics, metrics_port
-        Whether and where ``owl serve`` exports Prometheus metrics.
+    enable_metrics, metrics_host, metrics_port
+        Whether and where ``owl serve`` exports Prometheus metrics; the host is a name or an
+        address, ``0.0.0.0`` for all of IPv4.
     database_url
         SQLAlchemy address, such as ``postgresql://user:password@host/name``; SQLite when unset.
     redis_url
@@ -124,6 +125,7 @@ class Settings(BaseSettings):
     redis_url: Annotated[SecretStr | None, Field(validation_alias=_contract("REDIS_URL"))] = None
 
     namespace: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,100}$")] = ""
+    metrics_host: Annotated[str, Field(min_length=1, max_length=255)] = "127.0.0.1"
     policy: str = "expected_completion"
     seed: int | None = None
     outcome_retention_count: Annotated[int, Field(ge=0)] = 100_000

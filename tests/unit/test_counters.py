@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from owl_celery import outbox as outbox_module
-from owl_celery.counters import DECISION_SECONDS_BOUNDS, MAX_NAMES, Counters, RoutingTally
+from owl_celery.counters import MAX_NAMES, Counters, RoutingTally
+from owl_celery.metrics import DECISION_SECONDS_BOUNDS
 from owl_celery.outbox import Outbox
 from owl_celery.redis_state import RedisState
 from owl_celery.router import LearningRouter
