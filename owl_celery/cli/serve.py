@@ -1,4 +1,4 @@
-"""``celery -A proj owl serve``: the controller in a process of its own."""
+"""``celery -A proj owl serve``: controller and exporter in a process of their own."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from owl_celery.errors import OwlError
 @click.command()
 @click.pass_context
 def serve(ctx: click.Context) -> None:
-    """Run the controller: learn from outcomes and publish the load view.
+    """Run the controller, which learns and publishes the load view, and export metrics.
 
-    Several may run; one leads, the others take over when it is gone. Stops on TERM and INT.
+    Several may run; one leads, the others take over when it is gone, and all of them export the
+    same. Stops on TERM and INT.
     """
     if ctx.obj is None:
         raise click.UsageError("Name your application: celery -A proj owl serve.")
@@ -32,7 +33,9 @@ def _serve(app: Any) -> None:
     """Check what the controller needs, then run it until told to stop."""
     from owl_celery.brokers import open_broker
     from owl_celery.controller.controller import Controller
+    from owl_celery.exporter import start_exporter
     from owl_celery.installation import parts_of
+    from owl_celery.overview import OverviewReader
     from owl_celery.store import open_store
 
     parts = parts_of(app)
@@ -57,4 +60,11 @@ def _serve(app: Any) -> None:
         signal.signal(signum, lambda *_: stop.set())
     app.log.setup_logging_subsystem(loglevel=logging.INFO)
     click.echo(f"owl controller {controller.name} for {parts.state.keys.namespace}: running.")
-    controller.run(stop)
+    reader = OverviewReader(parts.state, parts.settings)
+    exporter = start_exporter(reader.read, parts.state, parts.settings, app)
+    try:
+        controller.run(stop)
+    finally:
+        if exporter is not None:
+            exporter.close()
+        reader.close()

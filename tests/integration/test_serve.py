@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 from celery import Celery
 from click.testing import CliRunner, Result
@@ -25,6 +26,7 @@ from owl_celery.redis_state import RedisState
 from owl_celery.settings import Settings
 from owl_celery.testing import wait_until
 from owl_celery.wire import Keys
+from tests.prometheus import free_port
 
 pytestmark = pytest.mark.integration
 
@@ -70,7 +72,8 @@ def test_an_application_that_is_not_installed_is_told_so(redis_url: str) -> None
     assert "install(app)" in result.output
 
 
-def test_it_leads_until_told_to_stop(redis_url: str, tmp_path: Path) -> None:
+def test_it_leads_and_exports_until_told_to_stop(redis_url: str, tmp_path: Path) -> None:
+    port = free_port()
     (tmp_path / "proj.py").write_text(
         "from celery import Celery\n"
         "from owl_celery import install\n"
@@ -80,7 +83,11 @@ def test_it_leads_until_told_to_stop(redis_url: str, tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "celery", "-A", "proj", "owl", "serve"],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]),
+            "METRICS_PORT": str(port),
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -89,6 +96,7 @@ def test_it_leads_until_told_to_stop(redis_url: str, tmp_path: Path) -> None:
     try:
         with Redis.from_url(redis_url) as client:
             wait_until(lambda: client.exists(keys.knowledge), "the first knowledge", 30.0)
+            wait_until(lambda: "owl_controller_active 1.0" in metrics(port), "metrics", 30.0)
             process.send_signal(signal.SIGTERM)
             output, _ = process.communicate(timeout=20.0)
             assert process.returncode == 0
@@ -98,6 +106,11 @@ def test_it_leads_until_told_to_stop(redis_url: str, tmp_path: Path) -> None:
         process.wait()
     assert "Traceback" not in output
     assert "for proj: running." in output
+
+
+def metrics(port: int) -> str:
+    """What Prometheus would read."""
+    return httpx.get(f"http://127.0.0.1:{port}/metrics").text
 
 
 class Host:
