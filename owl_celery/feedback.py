@@ -178,7 +178,7 @@ class Feedback:
                 queue=running.queue,
                 worker_id=running.worker_id,
                 gpu_model=self._gpu.model,
-                service_seconds=header.service_seconds if header else None,
+                service_seconds=predicted_in(header, running.queue),
             )
         )
         reset_peak_memory()
@@ -243,7 +243,7 @@ class Feedback:
                 service_seconds=max(self._clock() - ended.started, 0.0),
                 finished_at=self._wall_clock(),
                 wait_seconds=ended.wait_seconds,
-                predicted_seconds=header.service_seconds if header else None,
+                predicted_seconds=predicted_in(header, ended.queue),
                 algorithm=header.algorithm if header else "user",
                 explored=header.explored if header else False,
                 error=None if ended.error is None else type(ended.error).__name__,
@@ -299,6 +299,21 @@ def view_in(header: TaskHeader | None, name: str) -> TaskView:
     if header is None or not header.task_type:
         return TaskView(name)
     return TaskView(header.task_type, header.size, header.model)
+
+
+def predicted_in(header: TaskHeader | None, queue: str) -> float | None:
+    """Service time that was predicted for this queue; None when the task was moved here since.
+
+    Examples
+    --------
+    >>> header = TaskHeader("1f", "gpu.a.0", "q_learning", "train", 0.0, service_seconds=2.0)
+    >>> predicted_in(header, "gpu.a.0"), predicted_in(header, "gpu.a.1")
+    (2.0, None)
+
+    """
+    if header is None or (header.algorithm not in ("celery", "user") and header.queue != queue):
+        return None
+    return header.service_seconds
 
 
 def due_time(header: TaskHeader | None, eta: str | None) -> float | None:

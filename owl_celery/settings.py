@@ -73,6 +73,8 @@ class Settings(BaseSettings):
         Pause between heartbeats of a worker, and how long one counts.
     tick_seconds, lease_seconds
         Pause between two rounds of the controller, and how long its lease lasts unrenewed.
+    steal
+        Whether the controller gives tasks that wait in one queue to an idle worker of another.
     drain_timeout_seconds
         How long a GPU worker that is asked to stop goes on with what waits in its queue before
         the rest moves to the default queue; 0 moves it at once.
@@ -139,6 +141,7 @@ class Settings(BaseSettings):
     heartbeat_ttl_seconds: Annotated[float, Field(ge=1, le=60)] = 5.0
     tick_seconds: Annotated[float, Field(gt=0, le=1)] = 0.03
     lease_seconds: Annotated[float, Field(ge=1, le=60)] = 5.0
+    steal: bool = True
     drain_timeout_seconds: Annotated[float, Field(ge=0, le=86_400)] = 30.0
 
     worker_queue: Annotated[str, Field(max_length=255)] = ""

@@ -109,6 +109,11 @@ class Keys:
         return self._key("lease:fencing")
 
     @property
+    def moves(self) -> str:
+        """STRING in the broker, highest fencing number that moved messages; expires by itself."""
+        return self._key("moves")
+
+    @property
     def health(self) -> str:
         """STRING, JSON of the active controller's ``Health``, expires by itself."""
         return self._key("health")

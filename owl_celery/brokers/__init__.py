@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from owl_celery.brokers.base import BlindBroker, Broker
+from owl_celery.brokers.base import TIMEOUT_SECONDS, BlindBroker, Broker
 
 if TYPE_CHECKING:
     from celery import Celery
-
-TIMEOUT_SECONDS: Final = 1.0
 
 
 def open_broker(app: Celery) -> Broker:
@@ -27,11 +25,9 @@ def open_broker(app: Celery) -> Broker:
     transport = app.connection_for_read().transport_cls
     name = transport if isinstance(transport, str) else getattr(transport, "driver_type", "")
     if name in ("redis", "rediss", "sentinel"):
-        from owl_celery.brokers.redis import RedisBroker
+        from owl_celery.brokers.redis import open_redis_broker
 
-        # The transport waits for ever by default, and the controller must not.
-        options = {"socket_timeout": TIMEOUT_SECONDS, "socket_connect_timeout": TIMEOUT_SECONDS}
-        return RedisBroker(partial(app.connection_for_read, transport_options=options))
+        return open_redis_broker(app)
     if name in ("amqp", "amqps", "pyamqp", "py-amqp", "memory"):
         from owl_celery.brokers.amqp import AmqpBroker
 

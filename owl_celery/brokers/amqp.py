@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from kombu.connection import Connection
 
-from owl_celery.brokers.base import Place
+from owl_celery.brokers.base import Permit, Place, Seen
 from owl_celery.errors import BrokerError
 from owl_celery.wire import HEADER, TaskHeader
 
@@ -50,6 +50,16 @@ class AmqpBroker:
                     counted[queue] = 0
                     self._channel = None  # A refused declaration closes the channel.
         return counted
+
+    def peek(self, queues: Sequence[str], each: int) -> Mapping[str, Sequence[Seen]]:
+        """See nothing: to look at a message is to take it, and all before it."""
+        return {}
+
+    def take(
+        self, source: str, seen: Seen, decision_id: str, destination: str, permit: Permit
+    ) -> bool:
+        """Move nothing: only the oldest message of a queue can be taken."""
+        return False
 
     def move_all(self, source: str, destination: str) -> int:
         """Move what waits in one queue behind what waits in another, oldest first; count it.

@@ -2,13 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from owl_celery.wire import TaskHeader
 
+TIMEOUT_SECONDS: Final = 1.0
+
 Place: TypeAlias = Callable[[TaskHeader], str | None]
 """Says to which queue a task goes; None leaves it where it is. Must not raise."""
+
+
+class Permit(NamedTuple):
+    """The right of one controller to move messages, checked where they are moved.
+
+    Parameters
+    ----------
+    lease_key, token
+        Where the lease is, and what it says as long as it is ours; in another Redis than the
+        broker it is not to be found.
+    fence_key, fence
+        Where the broker keeps the highest fencing number that has moved messages, and ours.
+
+    """
+
+    lease_key: str
+    token: str
+    fence_key: str
+    fence: int
+
+
+class Seen(NamedTuple):
+    """A message that waits, as a peek shows it.
+
+    Parameters
+    ----------
+    step
+        Which of the queue's lists it is in: 0 is the most urgent.
+    position
+        Messages that leave this list before it.
+    ahead
+        Messages that leave the queue before it.
+    behind
+        Messages that leave the queue after it.
+    text
+        JSON that begins with our header, and goes on or is cut; empty for a message that is
+        not to be moved.
+
+    """
+
+    step: int
+    position: int
+    ahead: int
+    behind: int
+    text: str
 
 
 class Broker(Protocol):
@@ -20,6 +67,36 @@ class Broker(Protocol):
 
     def depths(self, queues: Sequence[str]) -> dict[str, int]:
         """Count the messages that wait in each queue; a queue is left out where unknown."""
+
+    def peek(self, queues: Sequence[str], each: int) -> Mapping[str, Sequence[Seen]]:
+        """Show some of what waits, in the order in which it will leave.
+
+        Parameters
+        ----------
+        queues
+            Where to look.
+        each
+            Most messages to show from either end of each list of a queue.
+
+        Returns
+        -------
+        Mapping
+            Messages by queue; empty where single messages cannot be moved.
+
+        """
+
+    def take(
+        self, source: str, seen: Seen, decision_id: str, destination: str, permit: Permit
+    ) -> bool:
+        """Move one message, as seen just now, to a queue in which nothing waits.
+
+        Returns
+        -------
+        bool
+            False when it was not moved: it is gone, may not be moved, something waits in the
+            destination, or another controller leads.
+
+        """
 
     def move_all(self, source: str, destination: str) -> int:
         """Move what waits in one queue behind what waits in another, oldest first; count it.
@@ -51,6 +128,16 @@ class BlindBroker:
     def depths(self, queues: Sequence[str]) -> dict[str, int]:
         """Know nothing."""
         return {}
+
+    def peek(self, queues: Sequence[str], each: int) -> Mapping[str, Sequence[Seen]]:
+        """See nothing."""
+        return {}
+
+    def take(
+        self, source: str, seen: Seen, decision_id: str, destination: str, permit: Permit
+    ) -> bool:
+        """Move nothing."""
+        return False
 
     def move_all(self, source: str, destination: str) -> int:
         """Move nothing."""

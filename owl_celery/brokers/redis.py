@@ -3,19 +3,39 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib import resources
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from kombu.connection import Connection
 from redis import Redis
 
-from owl_celery.brokers.base import Place
+from owl_celery.brokers.base import TIMEOUT_SECONDS, Permit, Place, Seen
 from owl_celery.errors import BrokerError
 from owl_celery.wire import TaskHeader
 
+if TYPE_CHECKING:
+    from celery import Celery
+
+SCRIPTS: Final = resources.files("owl_celery.brokers") / "lua"
 MOVED_AT_ONCE: Final = 200
+PEEKED_BYTES: Final = 256 * 1024
+LONGEST_MOVED_BYTES: Final = 64 * 1024
+"""Larger messages stay where they are: Redis serves nobody else while it reads them."""
+
+
+def lua(*names: str) -> str:
+    """Text of scripts of ours, the first ones defining what the last one uses."""
+    return "\n".join((SCRIPTS / f"{name}.lua").read_text("utf-8") for name in names)
+
+
+def open_redis_broker(app: Celery) -> RedisBroker:
+    """Look into the queues of an application whose broker is Redis; connects later."""
+    # The transport waits for ever by default, and the controller must not.
+    options = {"socket_timeout": TIMEOUT_SECONDS, "socket_connect_timeout": TIMEOUT_SECONDS}
+    return RedisBroker(partial(app.connection_for_read, transport_options=options))
 
 
 class RedisBroker:
@@ -36,12 +56,12 @@ class RedisBroker:
         self._connection: Any = None
         self._channel: Any = None
         self._client: Any = None
-        scripts = resources.files("owl_celery.brokers") / "lua"
-        self._count = (scripts / "depths.lua").read_text("utf-8")
-        self._peek = (scripts / "peek.lua").read_text("utf-8")
-        redirected = (scripts / "redirected.lua").read_text("utf-8")
-        self._move = redirected + (scripts / "move.lua").read_text("utf-8")
-        self._pick = redirected + (scripts / "pick.lua").read_text("utf-8")
+        self._count = lua("depths")
+        self._ends = lua("ends")
+        self._take = lua("redirected", "permit", "take")
+        self._move = lua("redirected", "move")
+        self._peek = lua("peek")
+        self._pick = lua("redirected", "pick")
 
     def depths(self, queues: Sequence[str]) -> dict[str, int]:
         """Count what waits in each queue, all priorities together, in one round trip."""
@@ -53,6 +73,43 @@ class RedisBroker:
             count = client.register_script(self._count)
             names = [name for queue in queues for name in self._lists(queue)]
             return dict(zip(queues, map(int, count(names, [steps])), strict=True))
+
+    def peek(self, queues: Sequence[str], each: int) -> Mapping[str, Sequence[Seen]]:
+        """Show some of what waits, in the order in which it will leave, in one round trip."""
+        if not queues:
+            return {}
+        with self._open() as client:
+            steps = len(self._channel.priority_steps)
+            names = [name for queue in queues for name in self._lists(queue)]
+            script = client.register_script(self._ends)
+            reply = script(names, [each, PEEKED_BYTES, LONGEST_MOVED_BYTES])
+            return {
+                queue: seen_in(reply[first : first + steps])
+                for queue, first in zip(queues, range(0, len(reply), steps), strict=True)
+            }
+
+    def take(
+        self, source: str, seen: Seen, decision_id: str, destination: str, permit: Permit
+    ) -> bool:
+        """Move one message, as seen just now, to a queue in which nothing waits."""
+        with self._open() as client:
+            lists = self._lists(destination)
+            keys = [
+                self._lists(source)[seen.step],
+                lists[seen.step],
+                permit.lease_key,
+                permit.fence_key,
+                *lists,
+            ]
+            arguments = [
+                source,
+                destination,
+                decision_id,
+                seen.position,
+                permit.token,
+                permit.fence,
+            ]
+            return bool(client.register_script(self._take)(keys, arguments))
 
     def move_all(self, source: str, destination: str) -> int:
         """Move what waits in one queue behind what waits in another, oldest first; count it.
@@ -134,3 +191,24 @@ class RedisBroker:
             self.close()
         except Exception:
             self._connection = None  # It was broken already.
+
+
+def seen_in(lists: Sequence[tuple[int, Sequence[bytes], Sequence[bytes]]]) -> list[Seen]:
+    """Put together what a peek shows of the lists of one queue.
+
+    Examples
+    --------
+    >>> [(m.position, m.ahead, m.behind) for m in seen_in([(1, [b"a"], []), (9, [b"b"], [b"c"])])]
+    [(0, 0, 9), (0, 1, 8), (8, 9, 0)]
+
+    """
+    total = sum(length for length, _, _ in lists)
+    seen, before = [], 0
+    for step, (length, oldest, newest) in enumerate(lists):
+        positions = [*range(len(oldest)), *range(length - len(newest), length)]
+        for position, text in zip(positions, [*oldest, *newest], strict=True):
+            ahead = before + position
+            behind = total - ahead - 1
+            seen.append(Seen(step, position, ahead, behind, text.decode("utf-8", "replace")))
+        before += length
+    return seen

@@ -11,13 +11,15 @@ from typing import Any, Final
 from redis.exceptions import RedisError
 
 from owl_celery.brokers.base import Broker
+from owl_celery.controller.beats import Beats
 from owl_celery.controller.events import Entry, read_events, read_last_events
 from owl_celery.controller.health import Health, Troubles
 from owl_celery.controller.idle import IdleFields
 from owl_celery.controller.learner import Learner
-from owl_celery.controller.lease import Lease, Write, lua
-from owl_celery.controller.ledger import Beat, Load, LoadLedger
-from owl_celery.controller.placing import Emptying, Placer
+from owl_celery.controller.lease import Lease, Write
+from owl_celery.controller.ledger import LoadLedger
+from owl_celery.controller.load import Load
+from owl_celery.controller.moving import Moving
 from owl_celery.controller.view import EncodedKnowledge, ViewPublisher, versions
 from owl_celery.errors import BrokerError
 from owl_celery.policies import make_policy
@@ -25,7 +27,7 @@ from owl_celery.records import Knowledge, decode_record
 from owl_celery.redis_state import RedisState
 from owl_celery.settings import Settings
 from owl_celery.store.base import FIRST_CURSOR, Store
-from owl_celery.wire import Heartbeat, Started, bounded_seconds, mode_of, unknown_mode
+from owl_celery.wire import Started, bounded_seconds, mode_of, unknown_mode
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +43,8 @@ IDLE_AFTER_SECONDS: Final = 2.0
 LEARN_SECONDS: Final = 0.03
 LEARN_IDLE_SECONDS: Final = 0.2
 STOP_SECONDS: Final = 5.0
-FORGET_NODE_SECONDS: Final = 3_600.0
 FORGET_QUEUES_SECONDS: Final = 10.0
 MAX_IDLE_QUEUES: Final = 1_000
-BEATS_SCRIPT: Final = lua("beats")
 
 
 class Leader:
@@ -93,7 +93,16 @@ class Leader:
             state, settings, open_store, make_policy(settings), lease.fence, troubles, self.now
         )
         self.ledger = LoadLedger(settings.heartbeat_ttl_seconds, self.learner.host.predict)
-        self._emptying = Emptying(broker, Placer(settings, default_queue))
+        self._moving = Moving(
+            broker,
+            settings,
+            self.ledger,
+            self.learner.host,
+            lease,
+            self.counters,
+            self.now,
+            default_queue,
+        )
         self._first_knowledge: EncodedKnowledge | None = None
         self._publisher = ViewPublisher(lease, state.keys, self._known_knowledge())
         self._mode = "on"
@@ -105,8 +114,7 @@ class Leader:
         self._busy_at = self._since
         self._depths: dict[str, int] = {}
         self._ledger_time = 0.0
-        self._beat_texts: dict[str, tuple[str, Heartbeat | None]] = {}
-        self._dead_since: dict[str, float] = {}
+        self._beats = Beats(state, self.counters)
         self._tick_seconds = 0.0
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
@@ -145,7 +153,9 @@ class Leader:
         self.ledger.drained = frozenset(drained)
         now = self.now()
         if now >= self._beats_at:
-            self._read_beats(now)
+            beats = self._beats.read(now)
+            self.ledger.hear(beats, now)
+            self._beats_at = now + BEATS_SECONDS + BEATS_SECONDS_PER_NODE * len(beats)
         self.ledger.expire(now)
         if self._read_depths(now):
             self._ledger_time = redis_time
@@ -164,8 +174,8 @@ class Leader:
         if now >= self._forget_at:
             self._forget_at = now + FORGET_QUEUES_SECONDS
             self._assigned.drop(totals, self.ledger.queue_names, now)
-        load = self.ledger.load(now)
-        self._empty_drained(load, now)
+        knowledge = self.learner.host.knowledge or self._first_knowledge
+        load = self._move(self.ledger.load(now), knowledge, now)
         if entries or load.running or any(load.waiting_count):
             self._busy_at = now
         self.load = self.learner.load = load
@@ -173,7 +183,6 @@ class Leader:
         if now >= self._health_at:
             self._health_at = now + HEALTH_SECONDS
             further.append(Write(keys.health, self.health().encode(), HEALTH_TTL_SECONDS))
-        knowledge = self.learner.host.knowledge or self._first_knowledge
         is_ours = self._publisher.publish(load, self._ledger_time, now, knowledge, further)
         self._tick_seconds += 0.1 * (self.now() - began - self._tick_seconds)
         return is_ours
@@ -262,46 +271,15 @@ class Leader:
             elif entry.event is not None:
                 self.ledger.end(entry.event, at)
 
-    def _read_beats(self, now: float) -> None:
-        """Hear all workers; forget those that are long gone."""
-        keys, client = self._state.keys, self._state.client
-        reply: Any = client.register_script(BEATS_SCRIPT)([keys.nodes], [keys.heartbeat("")])
-        beats, gone = [], []
-        texts: dict[str, tuple[str, Heartbeat | None]] = {}
-        for node, text, left in zip(reply[::3], reply[1::3], reply[2::3], strict=True):
-            heartbeat = None
-            if text:
-                known, heartbeat = self._beat_texts.get(node, ("", None))
-                if text != known:
-                    heartbeat = Heartbeat.decode(text)
-                texts[node] = text, heartbeat
-            if heartbeat is not None and heartbeat.node == node:
-                beats.append(Beat(heartbeat, now + max(int(left), 0) / 1000.0))
-                self._dead_since.pop(node, None)
-                continue
-            self.counters["heartbeats_refused"] += text is not None
-            if now - self._dead_since.setdefault(node, now) > FORGET_NODE_SECONDS:
-                gone.append(node)
-                del self._dead_since[node]
-        if gone:
-            client.srem(keys.nodes, *gone)
-        self._beat_texts = texts
-        self.ledger.hear(beats, now)
-        self._beats_at = now + BEATS_SECONDS + BEATS_SECONDS_PER_NODE * len(beats)
-
-    def _empty_drained(self, load: Load, now: float) -> None:
-        """Move tasks away from the queues that an operator drains; the next tick sees the load."""
-        queues = self._emptying.due(self.ledger.drained, load, now)
-        if not queues:
-            return
-        knowledge = self.learner.host.knowledge or self._first_knowledge
-        text = knowledge.text if knowledge else ""
+    def _move(self, load: Load, knowledge: EncodedKnowledge | None, now: float) -> Load:
+        """Move what waits in the wrong place; the load afterwards."""
         try:
-            self.counters["tasks_drained"] += self._emptying.empty(queues, load, text, now)
+            if not self._moving.step(load, self._mode, knowledge, now):
+                return load
+            self._depths_at = now  # They have changed.
         except BrokerError as error:
-            self.counters["broker_errors"] += 1
-            self._troubles.begin("broker", str(error))
-            self._depths_at = self.now() + BROKER_RETRY_SECONDS
+            self._broker_failed(error)
+        return self.ledger.load(now)
 
     def _read_depths(self, now: float) -> bool:
         """Ask the broker what waits, less often when it is slow to answer.
@@ -315,8 +293,11 @@ class Leader:
             self._troubles.end("broker")
             self._depths_at = now + (self.now() - now) * (1.0 / DEPTHS_SHARE - 1.0)
         except BrokerError as error:
-            self.counters["broker_errors"] += 1
-            self._troubles.begin("broker", str(error))
+            self._broker_failed(error)
             self._depths = {}
-            self._depths_at = self.now() + BROKER_RETRY_SECONDS
         return True
+
+    def _broker_failed(self, error: BrokerError) -> None:
+        self.counters["broker_errors"] += 1
+        self._troubles.begin("broker", str(error))
+        self._depths_at = self.now() + BROKER_RETRY_SECONDS

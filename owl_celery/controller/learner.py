@@ -14,7 +14,7 @@ from owl_celery.aggregates import QValue
 from owl_celery.controller.arrivals import Arrivals
 from owl_celery.controller.events import Entry, is_beyond, read_events, trim_events
 from owl_celery.controller.health import Troubles
-from owl_celery.controller.ledger import Load
+from owl_celery.controller.load import Load
 from owl_celery.controller.policy_host import PolicyHost
 from owl_celery.errors import OwlError, StaleCursorError, StoreError, UnsavableStateError
 from owl_celery.policies.base import Policy

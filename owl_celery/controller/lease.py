@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from importlib import resources
 from typing import Final, NamedTuple
 
+from owl_celery.brokers.base import Permit
 from owl_celery.redis_state import RedisState
 
 SCRIPTS: Final = resources.files("owl_celery.controller") / "lua"
@@ -65,6 +66,11 @@ class Lease:
     def is_held(self) -> bool:
         """Whether the lease is ours for all we know; never true once it may have expired."""
         return bool(self._token) and self._clock() < self._expires_at
+
+    def permit(self) -> Permit:
+        """What entitles us to move messages as long as the lease is ours."""
+        keys = self._state.keys
+        return Permit(keys.lease, self._token, keys.moves, self.fence)
 
     def acquire(self) -> bool:
         """Take the lease when nobody holds it; say whether it is ours.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from owl_celery.controller.running import Running, RunningTasks
+from owl_celery.controller.load import Load, Move
+from owl_celery.controller.running import Recent, Running, RunningTasks
 from owl_celery.controller.waiting import Waiting
-from owl_celery.fleet import Fleet
 from owl_celery.types import Outcome
 from owl_celery.wire import Heartbeat, Started
 
@@ -24,49 +24,6 @@ class Beat(NamedTuple):
 
     heartbeat: Heartbeat
     expires_at: float
-
-
-@dataclass(slots=True)
-class Load:
-    """Load of every queue; item ``i`` of every list is one queue.
-
-    Parameters
-    ----------
-    names, gpu_models, concurrency
-        As in ``FleetRecord``; sorted by name.
-    waiting_count, waiting_seconds, free_memory_bytes
-        As in ``View``.
-    running
-        ``(row, predicted seconds, start by the ledger's clock)`` of each running task.
-    closed
-        Rows that take no work.
-
-    """
-
-    names: list[str] = field(default_factory=list)
-    gpu_models: list[str] = field(default_factory=list)
-    concurrency: list[int] = field(default_factory=list)
-    waiting_count: list[int] = field(default_factory=list)
-    waiting_seconds: list[float] = field(default_factory=list)
-    running: list[tuple[int, float, float]] = field(default_factory=list)
-    closed: list[int] = field(default_factory=list)
-    free_memory_bytes: list[int | None] = field(default_factory=list)
-
-    def fleet(self) -> Fleet:
-        """The same as columns; what runs is dated by the ledger's clock."""
-        fleet = Fleet(self.names, self.gpu_models, self.concurrency)
-        fleet.waiting_count[:] = self.waiting_count
-        fleet.waiting_seconds[:] = self.waiting_seconds
-        for row, free in enumerate(self.free_memory_bytes):
-            if free is not None:
-                fleet.free_memory_bytes[row] = free
-        fleet.is_open[self.closed] = False
-        slots = [0] * len(self.names)
-        for row, seconds, since in self.running:
-            fleet.running_seconds[row, slots[row]] = seconds
-            fleet.running_since[row, slots[row]] = since
-            slots[row] += 1
-        return fleet
 
 
 class _Server(NamedTuple):
@@ -121,6 +78,7 @@ class LoadLedger:
         self._beats: dict[str, Beat] = {}
         self._queues: dict[str, _Queue] = {}
         self._running = RunningTasks()
+        self._moved: Recent[str] = Recent()
         self._served: dict[str, float] = {}
         self._counted_at: float | None = None
         self._next_expiry = float("inf")
@@ -184,12 +142,12 @@ class LoadLedger:
     def start(self, event: Started, at: float) -> None:
         """Note that a try began at ``at``."""
         key = f"{event.task_id}:{event.decision_id}:{event.attempt}"
-        seconds = event.service_seconds
+        counted = seconds = self.counted_seconds(event.decision_id, event.service_seconds)
         if seconds is None and self._predict is not None:
             seconds = self._predict(event.task_type, event.gpu_model)
         task = Running(event.task_id, key, event.worker_id, seconds, at)
         if self._running.start(task):
-            self._leave(event.queue, event.service_seconds, at)
+            self._leave(event.queue, counted, at)
 
     def end(self, outcome: Outcome, at: float) -> None:
         """Note that a try ended at ``at``, or was never begun."""
@@ -197,7 +155,39 @@ class LoadLedger:
             mean = self._served.get(outcome.gpu_model, outcome.service_seconds)
             self._served[outcome.gpu_model] = mean + 0.05 * (outcome.service_seconds - mean)
         if self._running.end(outcome.worker_id, outcome.task_id, outcome.key, at):
-            self._leave(outcome.queue, outcome.predicted_seconds, at)
+            counted = self.counted_seconds(outcome.decision_id, outcome.predicted_seconds)
+            self._leave(outcome.queue, counted, at)
+
+    def counted_seconds(self, decision_id: str, predicted: float | None) -> float | None:
+        """What a task counts in the queue it is in; ``predicted`` when it was first sent."""
+        return self._moved.get(decision_id, predicted)
+
+    def move(self, move: Move, at: float) -> None:
+        """Note that a waiting task was moved at ``at``."""
+        self._leave(move.source, move.seconds_there, at)
+        # Its start tells what was predicted where it came from.
+        self._moved.add(move.decision_id, move.seconds_here)
+        queue = self._queues.get(move.destination)
+        if queue is not None and queue.waiting is not None:
+            queue.waiting.came(move.seconds_here)
+            queue.touched_at = at
+
+    def free_rows(self, load: Load) -> list[int]:
+        """Rows of open queues in which nothing waits and a process has nothing to do."""
+        closed = frozenset(load.closed)
+        return [
+            row
+            for row, name in enumerate(load.names)
+            if not load.waiting_count[row]
+            and row not in closed
+            and self.held_count(name) < load.concurrency[row]
+        ]
+
+    def held_count(self, name: str) -> int:
+        """Tasks that the workers of a queue hold."""
+        queue = self._queues.get(name)
+        servers = queue.servers if queue is not None else []
+        return sum(self._running.count_on(server.node) for server in servers)
 
     def count(
         self,

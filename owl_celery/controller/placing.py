@@ -6,7 +6,7 @@ import logging
 from typing import Final
 
 from owl_celery.brokers.base import Broker
-from owl_celery.controller.ledger import Load
+from owl_celery.controller.load import Load
 from owl_celery.errors import NoOpenQueueError
 from owl_celery.fleet import Fleet
 from owl_celery.policies import make_policy

@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from owl_celery.aggregates import QValue
-from owl_celery.controller.ledger import Load
+from owl_celery.controller.load import Load
 from owl_celery.controller.q_entries import QEntries
 from owl_celery.controller.view import EncodedKnowledge, versions
 from owl_celery.errors import PriorError
+from owl_celery.fleet import Fleet, WaitingTasks
 from owl_celery.policies.base import Policy
 from owl_celery.prior_file import decode_prior
 from owl_celery.records import Knowledge
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 TICK_SECONDS: Final = 2.0
 ENCODE_SECONDS: Final = 0.1
 ENCODE_SHARE: Final = 0.1
+STEAL_LOCK_SECONDS: Final = 0.01
 MAX_Q_VALUES: Final = 100_000
 """Q values that the policy is asked for."""
 
@@ -72,14 +74,38 @@ class PolicyHost:
         """Note that the policy has learned: its knowledge is to be encoded anew."""
         self._is_changed = True
 
-    def predict(self, task_type: str, gpu_model: str) -> float | None:
+    def predict_task(self, task: TaskView, gpu_model: str) -> float | None:
         """Service time that the policy expects; None when unknown, or when it is busy."""
         if not self.lock.acquire(blocking=False):
             return None
         try:
-            return self.policy.predict_seconds(TaskView(task_type), gpu_model)
+            return self.policy.predict_seconds(task, gpu_model)
         except Exception:
             self.count_error("predict")
+            return None
+        finally:
+            self.lock.release()
+
+    def predict(self, task_type: str, gpu_model: str) -> float | None:
+        """The same for a task of which only the type is known."""
+        return self.predict_task(TaskView(task_type), gpu_model)
+
+    @property
+    def steals(self) -> bool:
+        """Whether the policy moves tasks at all."""
+        return type(self.policy).steal is not Policy.steal
+
+    def steal(self, row: int, waiting: WaitingTasks, fleet: Fleet, now: float) -> int | None:
+        """Waiting task that an idle queue should take; None for none.
+
+        Also None before anything is known, and when the policy is busy for more than a moment.
+        """
+        if not self.lock.acquire(timeout=STEAL_LOCK_SECONDS):
+            return None
+        try:
+            return self.policy.steal(row, waiting, fleet, now) if self.policy.ready else None
+        except Exception:
+            self.count_error("steal")
             return None
         finally:
             self.lock.release()

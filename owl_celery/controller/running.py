@@ -15,7 +15,7 @@ ADOPT_AFTER_SECONDS: Final = 0.5
 ORPHAN_SECONDS: Final = 10.0
 
 
-class _Recent(OrderedDict[Name, float]):
+class Recent(OrderedDict[Name, float]):
     """The latest names and their times; the oldest are forgotten."""
 
     def add(self, name: Name, at: float) -> None:
@@ -73,8 +73,8 @@ class RunningTasks:
 
     def __init__(self) -> None:
         self._by_node: dict[str, dict[str, Running]] = {}
-        self._ended: _Recent[tuple[str, str]] = _Recent()
-        self._left: _Recent[str] = _Recent()
+        self._ended: Recent[tuple[str, str]] = Recent()
+        self._left: Recent[str] = Recent()
         self._listed: dict[str, dict[str, float]] = {}
 
     def __len__(self) -> int:
@@ -83,6 +83,10 @@ class RunningTasks:
     def on(self, node: str) -> Collection[Running]:
         """What runs on a worker."""
         return self._by_node.get(node, {}).values()
+
+    def count_on(self, node: str) -> int:
+        """Tasks that a worker holds, those included of which only its last heartbeat tells."""
+        return len(self._by_node.get(node, {})) + len(self._listed.get(node, {}))
 
     def start(self, task: Running) -> bool:
         """Note a start; say whether it is the first that is heard of this try."""

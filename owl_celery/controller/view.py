@@ -7,7 +7,7 @@ from itertools import count
 from typing import Final, NamedTuple
 
 from owl_celery.controller.lease import Lease, Write
-from owl_celery.controller.ledger import Load
+from owl_celery.controller.load import Load
 from owl_celery.records import FleetRecord, View
 from owl_celery.wire import Keys
 

@@ -72,6 +72,11 @@ class Waiting:
         self._mean += step * (new_seconds / new_count - self._mean)
         return True
 
+    def came(self, seconds: float) -> None:
+        """Note a task that no producer tells of: it was moved here and takes ``seconds``."""
+        self._sum_count += 1.0
+        self._sum_seconds += seconds
+
     def left(self, seconds: float | None) -> None:
         """Note that a task has left, to run or unrun; ``seconds`` as it was sent with, if any."""
         self._sum_count -= 1.0

@@ -7,14 +7,14 @@ import math
 import random
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from owl_celery.aggregates import Learned
-from owl_celery.brokers.base import Place
+from owl_celery.brokers.base import Permit, Place, Seen
 from owl_celery.controller.controller import Controller
 from owl_celery.controller.health import Health
 from owl_celery.controller.leader import Leader
@@ -63,6 +63,14 @@ class Depths:
         if self.error is not None:
             raise self.error
         return {queue: self.by_queue.get(queue, 0) for queue in queues}
+
+    def peek(self, queues: Sequence[str], each: int) -> Mapping[str, Sequence[Seen]]:
+        return {}
+
+    def take(
+        self, source: str, seen: Seen, decision_id: str, destination: str, permit: Permit
+    ) -> bool:
+        return False
 
     def move_all(self, source: str, destination: str) -> int:
         return 0

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from owl_celery.controller.ledger import Beat, Load, LoadLedger
+from owl_celery.controller.ledger import Beat, LoadLedger
+from owl_celery.controller.load import Load, Move
 from owl_celery.types import Outcome, TryState
 from owl_celery.wire import Heartbeat, Started
 
@@ -135,6 +136,34 @@ def test_a_task_started_before_its_producer_reports_it_leaves_nothing_behind(wor
     world.look({QUEUE: 0})
     world.assign(1, 2.0)
     assert world.look({QUEUE: 0}).waiting_seconds == [0.0]
+
+
+def test_a_moved_task_counts_as_predicted_where_it_is(world: World) -> None:
+    world.hear(beat(world.now), beat(world.now, "gpu1@a", "gpu.a.1"))
+    world.assign(3, 6.0)
+    world.look({QUEUE: 3})
+    world.ledger.move(Move("d", QUEUE, "gpu.a.1", 2.0, 5.0), world.now)
+    load = world.look({QUEUE: 2, "gpu.a.1": 1})
+    assert load.waiting_seconds == pytest.approx([4.0, 5.0], rel=0.1)
+    assert world.ledger.counted_seconds("d", 2.0) == 5.0
+
+    event = started("moved", None, node="gpu1@a")
+    world.ledger.start(event, world.now)
+    load = world.look({QUEUE: 2, "gpu.a.1": 0})
+    assert [(row, seconds) for row, seconds, _ in load.running] == [(1, 5.0)]
+    world.ledger.end(ended(event), world.now)
+    assert world.look({QUEUE: 0, "gpu.a.1": 0}).waiting_seconds == [0.0, 0.0]
+
+
+def test_a_queue_is_free_while_nothing_waits_or_is_held(world: World) -> None:
+    load = world.look({QUEUE: 0})
+    assert world.ledger.free_rows(load) == [0]
+    assert world.ledger.free_rows(world.look({QUEUE: 1})) == []
+    world.ledger.start(started("a"), world.now)
+    assert world.ledger.free_rows(world.look({QUEUE: 0})) == []
+    world.ledger.end(ended(started("a")), world.now)
+    world.ledger.drained = frozenset([QUEUE])
+    assert world.ledger.free_rows(world.look({QUEUE: 0})) == []
 
 
 def test_tasks_that_vanish_unseen_are_forgotten_with_the_depth(world: World) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 
-from owl_celery.brokers.base import Place
+from owl_celery.brokers.base import Permit, Place, Seen
 from owl_celery.draining import SETTLE_SECONDS, Draining
 from owl_celery.errors import BrokerError
 
@@ -33,6 +33,14 @@ class FakeBroker:
         if self.is_down:
             raise BrokerError("Redis is down.")
         return {queue: self.queues[queue] for queue in queues if queue in self.queues}
+
+    def peek(self, queues: Sequence[str], each: int) -> Mapping[str, Sequence[Seen]]:
+        return {}
+
+    def take(
+        self, source: str, seen: Seen, decision_id: str, destination: str, permit: Permit
+    ) -> bool:
+        return False
 
     def move_all(self, source: str, destination: str) -> int:
         if self.is_down:

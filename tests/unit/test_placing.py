@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from owl_celery.controller.ledger import Load
+from owl_celery.controller.load import Load
 from owl_celery.controller.placing import Placer
 from owl_celery.policies import make_policy
 from owl_celery.records import Knowledge

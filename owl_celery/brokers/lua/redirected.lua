@@ -23,9 +23,10 @@ local function redirected(message, queue)
     return name .. cjson.encode(queue)
   end)
   local changed = message:sub(1, start - 1) .. info .. message:sub(finish + 1)
-  local is_sound, decoded = pcall(cjson.decode, changed)
-  if exchanges ~= 1 or keys ~= 1 or not is_sound
-    or decoded.properties.delivery_info.routing_key ~= queue then
+  local is_sound, key = pcall(function()
+    return cjson.decode(changed).properties.delivery_info.routing_key
+  end)
+  if exchanges ~= 1 or keys ~= 1 or not is_sound or key ~= queue then
     return message
   end
   return changed

@@ -1,0 +1,245 @@
+"""The controller gives idle workers what waits elsewhere, and keeps its account of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+from redis import Redis
+
+from owl_celery.brokers import open_broker
+from owl_celery.controller.controller import Controller
+from owl_celery.controller.health import Health
+from owl_celery.controller.leader import Leader
+from owl_celery.redis_state import RedisState
+from owl_celery.store.memory import MemoryStore
+from owl_celery.types import Outcome, TryState
+from owl_celery.wire import Heartbeat, Keys, Started, encode_event
+from tests.controller_process import NAMESPACE, controller_settings
+from tests.routed import numbers_in, send_routed
+
+pytestmark = pytest.mark.integration
+
+FAST, SLOW, OTHER = "gpu.a.0", "gpu.a.1", "gpu.a.2"
+MODELS = {FAST: "V100", SLOW: "K80", OTHER: "V100"}
+SECONDS = {"V100": 2.0, "K80": 6.0}
+TICK = 0.05
+
+
+class Fleet:
+    """A controller on a real broker, whose clock and workers belong to the test."""
+
+    def __init__(self, redis_url: str, folder: Path, **settings: Any) -> None:
+        self.app = Celery("proj", broker=redis_url, set_as_current=False)
+        self.redis = Redis.from_url(redis_url, decode_responses=True)
+        self.state = RedisState(redis_url, Keys(NAMESPACE))
+        self.seconds = 100.0
+        self.held: dict[str, set[str]] = {queue: set() for queue in MODELS}
+        self.controller = Controller(
+            self.state,
+            open_broker(self.app),
+            controller_settings(redis_url, folder, **settings),
+            MemoryStore,
+            "first",
+            lambda: self.seconds,
+        )
+
+    @property
+    def leader(self) -> Leader:
+        assert self.controller.leader is not None
+        return self.controller.leader
+
+    def begin(self) -> None:
+        """Make the workers known, and what tasks take."""
+        self.tick()
+        for number in range(20):
+            for queue in (FAST, SLOW):
+                self.tell(self.outcome(f"before-{number}-{queue}", "", queue))
+        self.leader.learner.step()
+
+    def beat(self) -> None:
+        for queue, model in MODELS.items():
+            beat = Heartbeat(self.node(queue), queue, model, active=tuple(sorted(self.held[queue])))
+            self.state.client.sadd(self.state.keys.nodes, beat.node)
+            self.state.client.set(self.state.keys.heartbeat(beat.node), beat.encode(), px=5_000)
+
+    def tell(self, event: Started | Outcome) -> None:
+        self.state.client.xadd(self.state.keys.events, {"e": encode_event(event)})
+
+    def send(self, queue: str, *numbers: int, **options: Any) -> None:
+        """Publish tasks and report them, as a producer does."""
+        send_routed(self.app, queue, *numbers, **options)
+        keys, seconds = self.state.keys, SECONDS[MODELS[queue]]
+        self.state.client.hincrby(keys.assigned_count, queue, len(numbers))
+        self.state.client.hincrbyfloat(keys.assigned_seconds, queue, seconds * len(numbers))
+
+    def start(self, task: str, queue: str, decision: str = "", **fields: Any) -> None:
+        self.held[queue].add(task)
+        self.tell(
+            Started(task, decision, 0, "train", queue, self.node(queue), MODELS[queue], **fields)
+        )
+
+    def end(self, task: str, queue: str, decision: str = "") -> None:
+        self.held[queue].remove(task)
+        self.tell(self.outcome(task, decision, queue))
+
+    def outcome(self, task: str, decision: str, queue: str) -> Outcome:
+        model, node = MODELS[queue], self.node(queue)
+        seconds, state = SECONDS[model], TryState.SUCCESS
+        return Outcome(
+            task, decision, 0, "train", 1.0, queue, node, model, state, seconds, finished_at=1.7e9
+        )
+
+    def node(self, queue: str) -> str:
+        return f"gpu{queue[-1]}@a"
+
+    def busy(self, *queues: str) -> None:
+        """Have each of these queues run a long task."""
+        for queue in queues:
+            self.start(f"long-{queue}", queue, service_seconds=60.0)
+
+    def tick(self, times: int = 1) -> None:
+        for _ in range(times):
+            self.seconds += TICK
+            self.beat()
+            assert self.controller.tick()
+
+    def waiting(self, queue: str) -> list[float]:
+        """Count and seconds that wait in a queue."""
+        load = self.leader.load
+        row = load.names.index(queue)
+        return [load.waiting_count[row], load.waiting_seconds[row]]
+
+    def stolen(self) -> int:
+        self.tick(25)
+        text = self.redis.get(self.state.keys.health)
+        health = Health.decode(str(text))
+        return health.counters.get("stolen", 0) if health else 0
+
+    def close(self) -> None:
+        self.controller.step_down()
+        self.app.close()
+        self.redis.close()
+
+
+@pytest.fixture
+def fleet(redis_url: str, tmp_path: Path) -> Iterator[Fleet]:
+    """Three known workers without work."""
+    fleet = Fleet(redis_url, tmp_path)
+    fleet.begin()
+    yield fleet
+    fleet.close()
+
+
+def test_a_worker_that_falls_idle_gets_what_waits_elsewhere_within_two_ticks(fleet: Fleet) -> None:
+    fleet.busy(FAST, SLOW, OTHER)
+    fleet.send(FAST, 1, 2, 3)
+    fleet.tick(10)
+    assert numbers_in(fleet.redis, FAST) == [1, 2, 3]
+
+    fleet.end(f"long-{OTHER}", OTHER)
+    fleet.tick(2)
+
+    # The last in line gains most, and what moves is the message itself.
+    assert numbers_in(fleet.redis, FAST) == [1, 2]
+    assert numbers_in(fleet.redis, OTHER) == [3]
+
+
+def test_the_load_is_right_at_once_and_when_the_task_starts(fleet: Fleet) -> None:
+    fleet.busy(FAST, OTHER)
+    fleet.send(FAST, 1, 2, 3)
+    fleet.tick(2)
+    assert numbers_in(fleet.redis, SLOW) == [3]
+    assert fleet.waiting(FAST) == pytest.approx([2, 4.0], rel=0.05)
+    assert fleet.waiting(SLOW) == pytest.approx([1, 6.0], rel=0.1)
+
+    # The worker takes it, and its header tells only what was predicted elsewhere.
+    fleet.redis.rpop(SLOW)
+    fleet.start("three", SLOW, "d3")
+    fleet.tick()
+    assert fleet.waiting(SLOW) == [0, 0.0]
+    row = fleet.leader.load.names.index(SLOW)
+    (seconds,) = [s for at, s, _ in fleet.leader.load.running if at == row]
+    assert seconds == pytest.approx(6.0, rel=0.1)
+
+    fleet.redis.delete(FAST)
+    for queue in (FAST, OTHER):
+        fleet.end(f"long-{queue}", queue)
+    fleet.end("three", SLOW, "d3")
+    fleet.tick()
+    load = fleet.leader.load
+    assert (load.waiting_seconds, load.running) == ([0.0] * 3, [])
+    assert fleet.stolen() == 1
+
+
+def test_a_queue_gets_one_task_until_it_is_seen_to_run(fleet: Fleet) -> None:
+    fleet.busy(FAST, SLOW)
+    fleet.send(FAST, *range(6))
+    fleet.tick(2)
+    assert numbers_in(fleet.redis, OTHER) == [5]
+    fleet.redis.rpop(OTHER)
+    fleet.tick(5)
+    assert not fleet.redis.exists(OTHER)
+    fleet.start("five", OTHER, "d5")
+    fleet.tick(5)
+    assert not fleet.redis.exists(OTHER)
+    fleet.end("five", OTHER, "d5")
+    fleet.tick(2)
+    assert numbers_in(fleet.redis, OTHER) == [4]
+
+
+def test_a_worker_that_holds_a_task_not_seen_to_run_is_not_idle(fleet: Fleet) -> None:
+    fleet.busy(FAST, SLOW)
+    fleet.held[OTHER].add("unseen")
+    fleet.tick(3)
+    fleet.send(FAST, 1, 2)
+    fleet.tick(3)
+    assert not fleet.redis.exists(OTHER)
+
+
+def test_where_the_task_ran_out_of_memory_it_does_not_go(fleet: Fleet) -> None:
+    fleet.busy(FAST, OTHER)
+    fleet.send(FAST, 1, 2, header={"tried": ("K80",)})
+    fleet.tick(5)
+    assert numbers_in(fleet.redis, FAST) == [1, 2]
+
+
+def test_little_work_does_not_go_to_a_slow_gpu(fleet: Fleet) -> None:
+    fleet.start("short", FAST, service_seconds=1.0)
+    fleet.busy(OTHER)
+    fleet.send(FAST, 1)
+    fleet.tick(5)
+    assert numbers_in(fleet.redis, FAST) == [1]
+
+
+def test_a_message_that_does_not_let_itself_move_is_passed_over(fleet: Fleet) -> None:
+    fleet.busy(FAST, SLOW)
+    fleet.send(FAST, 1, 2)
+    # The same header, but its message says to be of another queue.
+    text = str(fleet.redis.lindex(FAST, 0)).replace('"routing_key": "gpu.a.0"', '"routing_key": ""')
+    fleet.redis.lset(FAST, 0, text)
+    fleet.tick(6)
+    assert fleet.redis.lrange(FAST, 0, -1) == [text]
+    assert numbers_in(fleet.redis, OTHER) == [1]
+
+
+@pytest.mark.parametrize("mode", ["shadow", "off"])
+def test_the_kill_switch_stops_it(fleet: Fleet, mode: str) -> None:
+    fleet.state.client.set(fleet.state.keys.mode, mode)
+    fleet.busy(FAST, SLOW)
+    fleet.send(FAST, 1, 2)
+    fleet.tick(5)
+    assert numbers_in(fleet.redis, FAST) == [1, 2]
+
+
+def test_the_setting_stops_it(redis_url: str, tmp_path: Path) -> None:
+    fleet = Fleet(redis_url, tmp_path, steal=False)
+    fleet.begin()
+    fleet.busy(FAST, SLOW)
+    fleet.send(FAST, 1, 2)
+    fleet.tick(5)
+    assert numbers_in(fleet.redis, FAST) == [1, 2]
+    fleet.close()
