@@ -1,0 +1,63 @@
+"""From ``apply_async`` to Prometheus: everything that is true of a real run is there to see."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from owl_celery.metrics import METRICS, Kind
+from owl_celery.testing import wait_until
+from tests.chain import JOB, LONGER_JOB, running_chain
+from tests.prometheus import PrometheusServer
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+WITHOUT_SERIES = {
+    "owl_trouble",  # All is well.
+    "owl_queue_unserved_tasks",
+    "owl_improvement_response_ratio",  # Celery has placed too few to compare with.
+    "owl_task_type_p99_seconds",  # Asks for 20 tries of a type, of the last minute.
+}
+
+
+def test_prometheus_sees_a_real_run(redis_url: str, tmp_path: Path) -> None:
+    with (
+        running_chain(redis_url, tmp_path) as chain,
+        PrometheusServer(tmp_path, {"owl": chain.metrics_address}) as prometheus,
+    ):
+        chain.run(1)
+        prometheus.wait_for("owl_tasks_total")
+        chain.run(30)
+        chain.run(12, LONGER_JOB)
+        chain.fail()
+
+        def has(expression: str, value: float) -> None:
+            """Wait until the sum of an expression is this."""
+            wait_until(
+                lambda: sum(s.value for s in prometheus.query(expression)) == value,
+                f"{expression} to be {value}",
+                20.0,
+            )
+
+        has("sum(owl_tasks_total{state='success'})", 43)
+        has("sum(owl_task_failures_total{reason='error'})", 1)
+        has("owl_total_tasks_processed", 44)
+        has("owl_task_types_count", 3)
+        has("sum(owl_worker_task_count)", 44)
+        has("sum(owl_task_worker_assignments_count)", 44)
+        has("sum(owl_task_duration_seconds_count)", 43)
+        has("sum(owl_task_queue_wait_seconds_count)", 44)
+        has("sum(owl_routing_decisions_total{mode='on'})", 44)
+        has("owl_routing_decision_duration_seconds_count", 44)
+        has(f"owl_task_type_success_rate{{task_type='replay {JOB}'}}", 1)
+        has("count(owl_queue_open == 1)", 2)
+        has("owl_controller_active", 1)
+        missing = set()
+        for name, spec in METRICS.items():
+            suffix = "_count" if spec.kind is Kind.HISTOGRAM else ""
+            if name not in WITHOUT_SERIES and not prometheus.query(name + suffix):
+                missing.add(name)
+        assert not missing
+        assert prometheus.query("scrape_samples_post_metric_relabeling")[0].value > 100
+        assert [a for a in prometheus.get("alerts")["alerts"] if a["state"] == "firing"] == []
