@@ -15,6 +15,8 @@ app.conf.update(
     broker_connection_retry_on_startup=True,
     result_expires=3600,
     task_track_started=False,
+    # Flower shows the chosen queue of each task by it.
+    task_send_sent_event=True,
 )
 
 install(app)
