@@ -21,7 +21,8 @@ def test_every_setting_is_described_with_its_default(name: str) -> None:
     names = (f"`{name.upper()}`", f"`OWL_{name.upper()}`")
     lines = [line for line in SETTINGS.splitlines() if any(name in line for name in names)]
     assert lines, f"docs/settings.md says nothing of {name}"
-    line = lines[0]
+    # Its own row, if it has one, rather than another that mentions it.
+    line = min(lines, key=lambda line: not line.startswith(tuple(f"| {name} |" for name in names)))
     default = Settings.model_fields[name].default
     if line.startswith("|") and default not in (None, ""):
         said = str(default).lower() if isinstance(default, bool) else str(default)
