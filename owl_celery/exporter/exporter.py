@@ -95,11 +95,10 @@ class Exporter:
             thread.join(timeout=5.0)
         self._unserved.close()
 
-    def refresh(self) -> None:
-        """Read and write everything once, now."""
-        as_of = self._clock()
+    def text(self) -> bytes:
+        """What there is to export now; for the thread that refreshes, or when it has ended."""
         self._observed.add(self._tail.poll())
-        self._page.write(exposition(self._collector.collect()), as_of)
+        return exposition(self._collector.collect())
 
     def _begin(self, target: Callable[[], Any], name: str) -> None:
         thread = threading.Thread(target=target, name=name, daemon=True)
@@ -111,7 +110,7 @@ class Exporter:
         while not self._stop.is_set():
             began = self._clock()
             try:
-                self.refresh()
+                self._page.write(self.text(), began)
                 self._has_failed = False
             except Exception:
                 # What is served grows old, which is a metric of its own.

@@ -111,6 +111,14 @@ def test_outcomes_are_counted_as_they_arrive(
         assert series(exporter)["owl_task_duration_seconds_sum"] == 4.0
 
 
+def test_a_scrape_of_a_large_fleet_is_quick(state: RedisState) -> None:
+    shown = overview(queue_count=1_000, type_count=500)
+    with exporting(state, lambda: shown) as exporter:
+        assert get(exporter).text.count("\n") > 20_000
+        seconds = sorted(get(exporter).elapsed.total_seconds() for _ in range(21))
+    assert seconds[10] < 0.05
+
+
 def test_a_burst_is_read_in_full(state: RedisState) -> None:
     tail = OutcomeTail(state)
     assert list(tail.poll()) == []

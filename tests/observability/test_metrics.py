@@ -337,6 +337,17 @@ def test_counters_stay_while_nobody_tells_them() -> None:
     assert seen == [[5, 4], [5, 4], [0, 0]]
 
 
+def test_rows_that_have_changed_are_shown() -> None:
+    first = overview()
+    changed = replace(first, task_types=(TaskTypeStats(3, 1, task_type="new"),))
+    shown = [first, first, changed]
+    collector = OwlCollector(lambda: shown.pop(0), Observed())
+    seen = [values(parse(collector.collect()), "owl_task_type_success_rate") for _ in range(3)]
+    assert len(seen[0]) == 2
+    assert seen[1] == seen[0]
+    assert seen[2] == {("new",): 0.75}
+
+
 def test_what_is_no_number_is_left_out() -> None:
     first, *rest = overview().queues
     shown = overview(queues=(replace(first, backlog_seconds=math.nan), *rest))
