@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-import logging
 from dataclasses import replace
 
 from owl_celery.aggregates import Learned, ServiceStats
-from owl_celery.errors import SettingsError, StateError
-from owl_celery.policies import make_policy
+from owl_celery.learned_policy import policy_of
 from owl_celery.prior import PairPrior, Prior
 from owl_celery.settings import Settings
-
-logger = logging.getLogger(__name__)
 
 
 def prior_of(learned: Learned, settings: Settings) -> tuple[Prior, str]:
@@ -22,24 +17,17 @@ def prior_of(learned: Learned, settings: Settings) -> tuple[Prior, str]:
     GPUs and for the size of tasks are in; without any it is the means of all tries ever.
     """
     rows = {(row.task_type, row.gpu_model): row for row in learned.aggregates.services}
-    for saved in learned.policies:
-        try:
-            policy = make_policy(settings.model_copy(update={"policy": saved.name}))
-            policy.restore(copy.deepcopy(dict(saved.state)))
-        except (SettingsError, StateError) as error:
-            logger.warning("What policy %s has learned is not exported: %s", saved.name, error)
-            continue
-        prior = policy.export_prior()
-        if prior is not None:
-            pairs = [
-                replace(
-                    pair,
-                    standard_deviation_seconds=_spread(rows.get((pair.task_type, pair.gpu_model))),
-                )
-                for pair in prior.pairs
-            ]
-            return replace(prior, pairs=tuple(pairs)), saved.name
-    return Prior(tuple(_counted(row) for row in rows.values() if row.gpu_model)), ""
+    found = policy_of(learned, settings)
+    if found is None:
+        return Prior(tuple(_counted(row) for row in rows.values() if row.gpu_model)), ""
+    policy, prior = found
+    pairs = [
+        replace(
+            pair, standard_deviation_seconds=_spread(rows.get((pair.task_type, pair.gpu_model)))
+        )
+        for pair in prior.pairs
+    ]
+    return replace(prior, pairs=tuple(pairs)), policy.name
 
 
 def _counted(row: ServiceStats) -> PairPrior:

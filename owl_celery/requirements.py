@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from typing import Final
 
 from owl_celery.aggregates import ServiceStats, TaskTypeStats
+from owl_celery.confidence import SURE, student_cdf, student_width
+from owl_celery.prior import PairPrior
+from owl_celery.sufficiency import Sufficient, smallest_sufficient, why_closed
 
 ENOUGH_SAMPLES: Final = 5
 """Successful tries on a GPU model below which nothing is claimed of it."""
 
 WORTHWHILE_SPEED_UP: Final = 1.1
 """A GPU model benefits a task type when it is this many times as fast as the slowest."""
-
-SURE: Final = 0.95
-"""Confidence from which a claim is made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,8 @@ class ModelRequirement:
         Successful tries, on which the mean rests.
     mean_seconds, standard_error_seconds
         Service time for a task of size 1; None below one and two successful tries.
+    low_seconds, high_seconds
+        The true mean lies between them with a probability of 95 %; None below two tries.
     predicted_seconds
         What the policy expects for a task of size 1, also without any try; None when it does not
         predict.
@@ -40,9 +42,17 @@ class ModelRequirement:
     confidence
         Probability, 0-1, that ``benefits`` is right; None without a claim.
     failures, failure_rate, out_of_memory
-        Failed tries, their share, and those that ran out of memory.
+        Failed tries ever, their share, and those that ran out of memory.
+    failure_probability
+        What the policy expects of the next try, 0-1; None when it does not say.
     peak_memory_bytes
         Largest peak of any try; None when none was reported.
+    needed_memory_bytes
+        GPU memory that the policy asks for; None when unknown.
+    memory_bytes
+        Memory of a GPU of this model; None when unknown.
+    closed_because
+        Why the policy sends the type elsewhere, in a sentence; empty where it may run.
 
     """
 
@@ -50,6 +60,8 @@ class ModelRequirement:
     count: int
     mean_seconds: float | None
     standard_error_seconds: float | None
+    low_seconds: float | None
+    high_seconds: float | None
     predicted_seconds: float | None
     speed_up: float | None
     benefits: bool | None
@@ -57,7 +69,11 @@ class ModelRequirement:
     failures: int
     failure_rate: float | None
     out_of_memory: int
+    failure_probability: float | None
     peak_memory_bytes: int | None
+    needed_memory_bytes: int | None
+    memory_bytes: int | None
+    closed_because: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +86,18 @@ class Requirements:
         GPU models, the fastest known first, then those without a successful try.
     successes, failures, failure_rate, out_of_memory, peak_memory_bytes
         Over all GPU models.
+    needed_memory_bytes
+        Most that the policy asks for on any GPU model; None when unknown.
     has_enough_samples
         Whether two GPU models or more have enough tries to compare them.
     benefits_from
         GPU models that are surely faster than the slowest, the fastest first.
+    smallest_sufficient
+        The smallest GPU model on which the type ran well; None while no model has enough tries.
+    closed
+        GPU models to which the policy does not send the type, see ``closed_because``.
     explanation
-        The same in a sentence, for people.
+        The same in sentences, for people.
 
     """
 
@@ -86,8 +108,11 @@ class Requirements:
     failure_rate: float | None
     out_of_memory: int
     peak_memory_bytes: int | None
+    needed_memory_bytes: int | None
     has_enough_samples: bool
     benefits_from: tuple[str, ...]
+    smallest_sufficient: Sufficient | None
+    closed: tuple[str, ...]
     explanation: str
 
 
@@ -96,6 +121,8 @@ def derive(
     totals: TaskTypeStats | None,
     services: Sequence[ServiceStats],
     predicted_seconds: Mapping[str, float | None],
+    pairs: Sequence[PairPrior] = (),
+    memory_bytes: Mapping[str, int] | None = None,
 ) -> Requirements:
     """Work out the requirements of a task type from its rows.
 
@@ -107,18 +134,40 @@ def derive(
         Its rows by GPU model.
     predicted_seconds
         The policy's prediction for every known GPU model.
+    pairs
+        What the policy knows of its pairs, by ``Policy.export_prior``.
+    memory_bytes
+        Total memory of a GPU, by GPU model, where known; the least where GPUs differ.
 
     """
     seen = {row.gpu_model: row for row in services}
+    known = {pair.gpu_model: pair for pair in pairs if pair.task_type == task_type}
+    memory = memory_bytes or {}
     compared = [row for row in services if row.count >= ENOUGH_SAMPLES]
     slowest = max(compared, key=lambda row: row.mean_seconds, default=None)
+    names = sorted(seen.keys() | predicted_seconds.keys() | known.keys())
     models = [
-        _model(seen.get(name), name, predicted_seconds.get(name), slowest, len(compared))
-        for name in sorted(seen.keys() | predicted_seconds.keys())
+        _model(
+            seen.get(name) or ServiceStats(gpu_model=name),
+            predicted_seconds.get(name),
+            known.get(name),
+            memory.get(name),
+            slowest if len(compared) >= 2 else None,
+            len(compared) - 1,
+        )
+        for name in names
     ]
     models.sort(key=lambda m: math.inf if m.mean_seconds is None else m.mean_seconds)
     peaks = [row.peak_memory_bytes for row in services if row.peak_memory_bytes is not None]
-    benefits_from = tuple(m.gpu_model for m in models if m.benefits)
+    needs = [m.needed_memory_bytes for m in models if m.needed_memory_bytes is not None]
+    closed = tuple(m.gpu_model for m in models if m.closed_because)
+    smallest = smallest_sufficient(compared, closed, memory, max(peaks, default=None))
+    sentences = [_compared(task_type, totals, models, slowest, len(compared))]
+    if totals is not None:
+        sentences += [smallest.explanation] if smallest else []
+        sentences += [
+            f"Not on {m.gpu_model}: {m.closed_because}" for m in models if m.closed_because
+        ]
     return Requirements(
         task_type=task_type,
         models=tuple(models),
@@ -127,31 +176,38 @@ def derive(
         failure_rate=totals.failures / totals.tries if totals and totals.tries else None,
         out_of_memory=totals.out_of_memory if totals else 0,
         peak_memory_bytes=max(peaks, default=None),
+        needed_memory_bytes=max(needs, default=None),
         has_enough_samples=len(compared) >= 2,
-        benefits_from=benefits_from,
-        explanation=_explain(task_type, totals, models, slowest, len(compared)),
+        benefits_from=tuple(m.gpu_model for m in models if m.benefits),
+        smallest_sufficient=smallest,
+        closed=closed,
+        explanation=" ".join(sentences),
     )
 
 
 def _model(
-    row: ServiceStats | None,
-    gpu_model: str,
+    row: ServiceStats,
     predicted_seconds: float | None,
+    known: PairPrior | None,
+    memory_bytes: int | None,
     slowest: ServiceStats | None,
-    compared: int,
+    comparisons: int,
 ) -> ModelRequirement:
-    row = row or ServiceStats(gpu_model=gpu_model)
     tries = row.count + row.failures
     speed_up = benefits = confidence = None
-    if slowest is not None and compared >= 2 and row.count >= ENOUGH_SAMPLES:
+    if slowest is not None and row.count >= ENOUGH_SAMPLES:
         speed_up = slowest.mean_seconds / row.mean_seconds if row.mean_seconds > 0 else None
         if row is not slowest:
-            benefits, confidence = _compare(row, slowest, compared - 1)
+            benefits, confidence = _compare(row, slowest, comparisons)
+    error = row.standard_error_seconds
+    width = None if error is None else error * student_width(row.count - 1)
     return ModelRequirement(
-        gpu_model=gpu_model,
+        gpu_model=row.gpu_model,
         count=row.count,
         mean_seconds=row.mean_seconds if row.count else None,
-        standard_error_seconds=row.standard_error_seconds,
+        standard_error_seconds=error,
+        low_seconds=None if width is None else max(row.mean_seconds - width, 0.0),
+        high_seconds=None if width is None else row.mean_seconds + width,
         predicted_seconds=predicted_seconds,
         speed_up=speed_up,
         benefits=benefits,
@@ -159,7 +215,11 @@ def _model(
         failures=row.failures,
         failure_rate=row.failures / tries if tries else None,
         out_of_memory=row.out_of_memory,
+        failure_probability=known.failure_probability if known else None,
         peak_memory_bytes=row.peak_memory_bytes,
+        needed_memory_bytes=known.needed_memory_bytes if known else None,
+        memory_bytes=memory_bytes,
+        closed_because=why_closed(known, memory_bytes) if known else "",
     )
 
 
@@ -186,17 +246,7 @@ def _compare(
     return None, None
 
 
-def student_cdf(t: float, freedom: float) -> float:
-    """Distribution function of Student's t, within 0.001 for 3 degrees of freedom or more.
-
-    The normal distribution at Wallace's argument.
-    """
-    shrink = (8.0 * freedom + 1.0) / (8.0 * freedom + 3.0)
-    z = math.copysign(shrink * math.sqrt(freedom * math.log1p(t * t / freedom)), t)
-    return 0.5 * math.erfc(-z / math.sqrt(2.0))
-
-
-def _explain(
+def _compared(
     task_type: str,
     totals: TaskTypeStats | None,
     models: Sequence[ModelRequirement],

@@ -186,23 +186,34 @@ class TaskPerformanceTracker:
         return pending
 
     def requirements(
-        self, task_type: str, predict: Callable[[str, str], float | None] | None = None
+        self,
+        task_type: str,
+        predict: Callable[[str, str], float | None] | None = None,
+        memory_bytes: Mapping[str, int] | None = None,
     ) -> Requirements:
         """Say what is known of the hardware that a task type needs.
+
+        ``LearnedRequirements`` says the same in any other process, from the store.
 
         Parameters
         ----------
         predict
             Service time expected of a task type on a GPU model. The policy's own when omitted,
-            which is right in the thread that teaches it only.
+            together with what it knows of failures and memory, which is right in the thread that
+            teaches it only.
+        memory_bytes
+            Total memory of a GPU, by GPU model, where known.
 
         """
+        prior = self.policy.export_prior() if predict is None else None
+        pairs = [pair for pair in prior.pairs if pair.task_type == task_type] if prior else []
         with self._lock:
             totals = self._book.task_types.get((task_type,))
             services = [row for row in self._book.services.copies() if row.task_type == task_type]
             gpu_models = sorted(self._book.gpu_models)
         predict = predict or self._predict
-        return derive(task_type, totals, services, {m: predict(task_type, m) for m in gpu_models})
+        predicted = {m: predict(task_type, m) for m in gpu_models}
+        return derive(task_type, totals, services, predicted, pairs, memory_bytes)
 
     def _predict(self, task_type: str, gpu_model: str) -> float | None:
         return self.policy.predict_seconds(TaskView(task_type), gpu_model)

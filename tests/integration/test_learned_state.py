@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,11 @@ import pytest
 from sqlalchemy import text
 
 from owl_celery.controller.learner import Q_VALUES_SECONDS
+from owl_celery.fleet import Fleet
+from owl_celery.learned_requirements import LearnedRequirements
+from owl_celery.policies import make_policy
+from owl_celery.tracker import TaskPerformanceTracker
+from owl_celery.types import TaskView
 from tests.postgres import PostgresServer
 from tests.site_of_three import GPUS, NAMESPACE, Site
 
@@ -86,3 +92,46 @@ def test_an_idle_site_writes_nothing(site: Site) -> None:
     for _ in range(3):
         site.pass_time(Q_VALUES_SECONDS + 1.0)
     assert site.leader.learner.counters["commits"] == before
+
+
+def test_the_requirements_of_a_process_that_does_not_lead_are_those_of_the_controller(
+    site: Site,
+) -> None:
+    for _ in range(5):
+        site.run_tasks(36)
+    store = site.open_store()
+    elsewhere = LearnedRequirements(store.load(), site.settings)
+    store.close()
+    memory = {"V100": 16 * 2**30, "K80": 12 * 2**30}
+    needs = elsewhere.of("type-1", memory)
+    assert needs == site.leader.learner.tracker.requirements("type-1", memory_bytes=memory)
+    assert needs.benefits_from == ("V100",)
+    assert needs.smallest_sufficient is not None
+    assert needs.smallest_sufficient.gpu_model == "K80"
+
+
+@pytest.mark.parametrize("policy", ["q_learning", "expected_completion"])
+def test_a_restart_at_any_point_changes_no_decision(
+    redis_url: str, database_url: str, policy: str
+) -> None:
+    site = Site(redis_url, database_url, policy)
+    site.pass_time(0.1)
+    store = site.open_store()
+    fleet = Fleet([*GPUS], [*GPUS.values()])
+    fleet.waiting_seconds[:], fleet.waiting_count[:] = [3.0, 1.0, 0.5], 1
+    for _ in range(6):
+        site.run_tasks(31)
+        site.pass_time(3.0)
+        site.run_tasks(7)
+        ours = site.leader.learner.host.policy
+        restored = make_policy(site.settings)
+        TaskPerformanceTracker(restored).restore(store.load())
+        # The same state, so the controller may go on with either: also when both learn on.
+        assert restored.state() == ours.state()
+        now = site.leader.now()
+        for step in range(20):
+            task = TaskView(f"type-{step % 4}", size=1.0 + step % 3)
+            assert restored.choose(task, fleet, now) == ours.choose(task, fleet, now)
+        assert json.dumps(restored.state()) == json.dumps(ours.state())
+    site.controller.step_down()
+    store.close()
