@@ -16,6 +16,7 @@ from redis import Redis
 
 from owl_celery.embedded import EmbeddedRedis
 from tests.postgres import PostgresServer
+from tests.programs import missing_packages
 
 # The same examples in every run; and a slow machine is no failure.
 hypothesis.settings.register_profile("owl", derandomize=True, deadline=None)
@@ -23,6 +24,14 @@ hypothesis.settings.load_profile("owl")
 
 MARK = "OWL_CELERY_TEST_RUN"
 CLEANUP_SECONDS = 5.0
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say at the end, where it is read, which packages this machine lacks."""
+    if terminalreporter.stats.keys() & {"failed", "error"} and (missing := missing_packages()):
+        terminalreporter.write_line(
+            f"Some tests need what is not installed: apt-get install {' '.join(missing)}"
+        )
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import socket
 import time
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ import yaml
 
 from owl_celery.guard import GuardedProcess
 from owl_celery.testing import wait_until
+from tests.programs import find_program
 
 CONFIG: Final = Path(__file__).parents[1] / "grafana" / "prometheus" / "prometheus.yml"
 START_SECONDS: Final = 30.0
@@ -121,14 +121,6 @@ class PrometheusServer:
             return httpx.get(f"{self.url}/-/ready").is_success
         except httpx.TransportError:
             return False
-
-
-def find_program(name: str) -> str:
-    """Where ``prometheus`` or ``promtool`` is; both come with the Debian package prometheus."""
-    program = shutil.which(name)
-    if program is None:
-        raise RuntimeError(f"There is no {name}: install prometheus (apt-get install prometheus).")
-    return program
 
 
 def free_port() -> int:

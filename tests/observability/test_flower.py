@@ -20,6 +20,7 @@ from owl_celery import install
 from owl_celery.demo.stack import NAMESPACE, running_stack
 from owl_celery.installation import parts_of, uninstall
 from owl_celery.testing import wait_until
+from tests.prometheus import free_port
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -31,9 +32,7 @@ TASKS = 12
 @contextmanager
 def running_flower(environment: Mapping[str, str]) -> Iterator[str]:
     """Start Flower on a free port as docs/flower.md says; its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     options = {
         "FLOWER_ADDRESS": "127.0.0.1",
         "FLOWER_PORT": str(port),

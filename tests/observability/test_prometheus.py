@@ -15,7 +15,8 @@ from owl_celery.exporter.text import exposition
 from owl_celery.metrics import METRICS
 from tests.observability.test_metrics import collect, outcome
 from tests.overviews import overview
-from tests.prometheus import CONFIG, PrometheusServer, find_program
+from tests.programs import find_program
+from tests.prometheus import CONFIG, PrometheusServer
 
 pytestmark = pytest.mark.integration
 
