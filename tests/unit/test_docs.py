@@ -8,11 +8,15 @@ from pathlib import Path
 import pytest
 
 from owl_celery.cli import COMMANDS
+from owl_celery.counters import FALLBACK_REASONS
+from owl_celery.metrics import METRICS
 from owl_celery.policies import BUILT_IN
 from owl_celery.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = (ROOT / "docs" / "settings.md").read_text()
+METRICS_PAGE = (ROOT / "docs" / "metrics.md").read_text()
+ALERTS = (ROOT / "grafana" / "prometheus" / "rules" / "alerts.yml").read_text()
 README = (ROOT / "README.md").read_text()
 
 
@@ -32,6 +36,25 @@ def test_every_setting_is_described_with_its_default(name: str) -> None:
 def test_every_policy_is_described() -> None:
     for name in BUILT_IN:
         assert f"`{name}`" in SETTINGS
+
+
+def test_every_metric_and_every_alert_is_described() -> None:
+    for name, spec in METRICS.items():
+        lines = [line for line in METRICS_PAGE.splitlines() if line.startswith(f"| `{name}` |")]
+        assert len(lines) == 1, f"docs/metrics.md has {len(lines)} rows for {name}"
+        for label in spec.labels:
+            assert f"`{label}`" in lines[0], f"{name} has a label {label}"
+    alerts = re.findall(r"alert: (\w+)", ALERTS)
+    assert alerts
+    assert set(alerts) == set(re.findall(r"^### (Owl\w+)$", METRICS_PAGE, re.MULTILINE))
+
+
+def test_every_reason_of_a_fallback_is_described() -> None:
+    router = (ROOT / "owl_celery" / "router.py").read_text()
+    given = set(re.findall(r'(?:None, |_fall_back\(|reason = (?:reason or )?)"(\w+)"', router))
+    assert given <= set(FALLBACK_REASONS)
+    for reason in FALLBACK_REASONS:
+        assert f"`{reason}`" in METRICS_PAGE
 
 
 def test_links_between_documents_lead_somewhere() -> None:
