@@ -289,13 +289,12 @@ class Layout:
         works = (1.0 - beliefs.failure[kind, column]) * (1.0 - self.failing[row])
         return bool(works > 1.0 - CLOSED_PROBABILITY)
 
-    def sensible_mask(self, task: TaskView, fleet: Fleet, is_open: Bools) -> Bools:
-        """Narrow ``is_open`` to where the task fits and does not fail nearly always.
+    def sensible_mask(self, columns: TypeColumns, fleet: Fleet, is_open: Bools) -> Bools:
+        """Narrow ``is_open`` to where a task of a type fits and does not fail nearly always.
 
         When nothing is left of it the demand is dropped: a task that fits nowhere is sent anyway,
         and its failure tells its author.
         """
-        columns = self.of_type(task.task_type)
         if columns.needed is not None:
             # NaN, unknown, compares false and leaves the queue open.
             fits = is_open & ~(fleet.free_memory_bytes < columns.needed)

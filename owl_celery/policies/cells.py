@@ -41,10 +41,16 @@ class Cells:
         self.types: dict[str, int] = {}
         self.models: dict[str, int] = {}
         self._full: dict[str, Floats] = {name: np.zeros((8, 4)) for name in names}
+        self._used: dict[str, Floats] = {}
+        self._view()
 
     def __getitem__(self, name: str) -> Floats:
         """The matrix without its spare rows and columns; a view, so writing to it counts."""
-        return self._full[name][: len(self.types) + 1, : len(self.models) + 1]
+        return self._used[name]
+
+    def _view(self) -> None:
+        rows, columns = self.shape
+        self._used = {name: full[:rows, :columns] for name, full in self._full.items()}
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -72,22 +78,23 @@ class Cells:
             else:
                 row = len(self.types) + 1
         self.types[task_type] = row
-        self._grow()
+        if len(self.types) >= len(next(iter(self._used.values()))):
+            self._grow()
         return row
 
     def _grow(self) -> None:
         rows, columns = self.shape
         have_rows, have_columns = next(iter(self._full.values())).shape
-        if rows <= have_rows and columns <= have_columns:
-            return
-        new_shape = (
-            have_rows * 2 if rows > have_rows else have_rows,
-            have_columns * 2 if columns > have_columns else have_columns,
-        )
-        for name, full in self._full.items():
-            grown = np.zeros(new_shape)
-            grown[:have_rows, :have_columns] = full
-            self._full[name] = grown
+        if rows > have_rows or columns > have_columns:
+            new_shape = (
+                have_rows * 2 if rows > have_rows else have_rows,
+                have_columns * 2 if columns > have_columns else have_columns,
+            )
+            for name, full in self._full.items():
+                grown = np.zeros(new_shape)
+                grown[:have_rows, :have_columns] = full
+                self._full[name] = grown
+        self._view()
 
     def state(self) -> dict[str, Any]:
         """Everything, exactly, as JSON values."""
@@ -131,3 +138,4 @@ class Cells:
             full = np.zeros((max(8, 2 * shape[0]), max(4, 2 * shape[1])))
             full[: shape[0], : shape[1]] = matrix
             self._full[name] = full
+        self._view()

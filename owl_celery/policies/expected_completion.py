@@ -116,7 +116,7 @@ class ExpectedCompletion(Policy):
         columns = layout.of_type(task.task_type)
         is_open = None
         if task.tried or not (fleet.is_all_open and columns.suits_all):
-            is_open = layout.sensible_mask(task, fleet, open_mask(task, fleet))
+            is_open = layout.sensible_mask(columns, fleet, open_mask(task, fleet))
         service = sized(columns, task.size)
         residual, wait = load_seconds(fleet, now)
         if task.model is None:

@@ -189,13 +189,13 @@ def balance(rates: Floats, seconds: Floats, gpus: Floats, start: Floats) -> tupl
     # Price = 1 + marginal delay; delay by Sakasegawa's approximation of a queue with n servers.
     exponent = np.sqrt(2.0 * (gpus + 1.0))
     work = rates[:, None] * seconds / gpus
-    log_seconds = np.log(seconds)
+    # A type takes a model in proportion to (seconds x price) ** -SHARPNESS. Neither factor can
+    # underflow: loads are bounded, so that prices differ by less than 1e6.
+    affinity = (seconds / seconds.min(axis=1, keepdims=True)) ** -SHARPNESS
 
     def respond(load: Floats) -> tuple[Floats, Floats, Floats, Floats, Floats]:
         price, slope = _price(load, gpus, exponent)
-        preference = -SHARPNESS * (log_seconds + np.log(price))
-        preference -= preference.max(axis=1, keepdims=True)
-        split = np.exp(preference)
+        split = affinity * (price / price.min()) ** -SHARPNESS
         split /= split.sum(axis=1, keepdims=True)
         sent = work * split
         return sent.sum(axis=0), sent, split, price, slope
@@ -222,18 +222,10 @@ def balance(rates: Floats, seconds: Floats, gpus: Floats, start: Floats) -> tupl
 
 def _price(load: Floats, gpus: Floats, exponent: Floats) -> tuple[Floats, Floats]:
     """Price of a second at a load, and its derivative."""
-    busy = np.clip(load, 1e-6, DELAY_LOAD)
-    free = 1.0 - busy
-    power = busy ** (exponent - 2.0)
-    weight = DELAY_WEIGHT / gpus
-    marginal = power * busy * (exponent / free + busy / free**2)
-    slope = (
-        weight
-        * power
-        * (
-            exponent * (exponent - 1.0) / free
-            + 2.0 * exponent * busy / free**2
-            + 2.0 * busy**2 / free**3
-        )
-    )
-    return 1.0 + weight * marginal + slope * np.maximum(load - DELAY_LOAD, 0.0), slope
+    busy = np.minimum(np.maximum(load, 1e-6), DELAY_LOAD)
+    per_free = 1.0 / (1.0 - busy)
+    waiting = busy * per_free
+    delay = DELAY_WEIGHT / gpus * busy ** (exponent - 2.0) * per_free
+    growth = exponent + waiting
+    slope = delay * (exponent * (exponent - 1.0) + 2.0 * waiting * growth)
+    return 1.0 + delay * busy * growth + slope * np.maximum(load - DELAY_LOAD, 0.0), slope

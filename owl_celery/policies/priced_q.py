@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Self
 
 import numpy as np
 
@@ -83,6 +83,7 @@ class PricedQ(ExpectedCompletion):
         self._planned_prices: Prices | None = None
         self._prices: Prices | None = None
         self._columns: _PriceColumns | None = None
+        self._pressed: _Pressed | None = None
         self._fleet: Fleet | None = None
         self._arrivals = 0
         self._planned_at: float | None = None
@@ -181,14 +182,24 @@ class PricedQ(ExpectedCompletion):
         prices = self._prices
         if prices is None or not self.enable_reinforcement_learning:
             return super()._pressure(layout, fleet, residual)
+        learned, pressed = self._slope, self._pressed
+        if (
+            pressed is not None
+            and pressed.residual is residual
+            and pressed.prices is prices
+            and pressed.learned is learned
+        ):
+            # A settled fleet gives one residual for a few milliseconds, in which a producer can
+            # send no more than a handful of tasks: the wait counts them, the pressure need not.
+            return pressed.base, pressed.slope
         columns = self._columns
         if columns is None or columns.prices is not prices or columns.names is not fleet.names:
             columns = self._columns = _PriceColumns(prices, fleet)
         base, slope = columns.pressure(fleet, residual)
-        learned = self._slope
         if learned is not None and learned.models == fleet.models:
             by_model = learned.at(_by_model(fleet, residual))
             base = trusted(base, by_model[fleet.model_index])
+        self._pressed = _Pressed(residual, prices, learned, base, slope)
         return base, slope
 
     def _listed_types(self, most: int) -> list[str]:
@@ -250,6 +261,16 @@ def _by_model(fleet: Fleet, residual: Floats) -> Floats:
     backlog = np.minimum(residual + fleet.waiting_seconds, MAX_LOAD_SECONDS)
     total = np.bincount(fleet.model_index, backlog, minlength=len(fleet.models))
     return total.astype(np.float64, copy=False)
+
+
+class _Pressed(NamedTuple):
+    """Future cost of one more second on each queue, and what it was worked out from."""
+
+    residual: Floats
+    prices: Prices
+    learned: Slope | None
+    base: Floats
+    slope: Floats
 
 
 class _PriceColumns:
