@@ -21,7 +21,10 @@ MEMORY: Final = 500
 """Samples over which the mean of a pair is taken, so that it follows slow change."""
 
 POOL_WEIGHT: Final = 1.0
-"""Samples that the rule of the two effects is worth."""
+MAX_POOL_WEIGHT: Final = 20.0
+USUAL_VARIANCE: Final = 0.12
+"""Samples that the rule of the two effects is worth: up to this variance of the log service times
+of one pair the least, beyond it in proportion."""
 
 TYPE_RIDGE: Final = 0.1
 MODEL_RIDGE: Final = 0.5
@@ -47,6 +50,8 @@ class ServiceTimes:
     ----------
     completed
         Samples learned.
+    pool_weight
+        Samples that the rule of the two effects is worth.
 
     """
 
@@ -55,9 +60,14 @@ class ServiceTimes:
     def __init__(self, cells: Cells) -> None:
         self._cells = cells
         self.completed = 0
+        self.pool_weight = POOL_WEIGHT
         self._type_mean = 0.0
         self._model_effect: Floats = np.zeros(1)
         self._fit()
+
+    def expect(self, variance: float) -> None:
+        """Trust the rule the more, the more the log service times of one pair vary."""
+        self.pool_weight = min(max(POOL_WEIGHT, variance / USUAL_VARIANCE), MAX_POOL_WEIGHT)
 
     def learn_one(self, row: int, column: int, seconds: float) -> None:
         """Learn one service time, already divided by the task's size and the GPU's speed factor."""
@@ -116,7 +126,8 @@ class ServiceTimes:
             type_effect = np.where(seen, type_effect, type_mean)
         self._type_mean, self._model_effect = type_mean, model_effect
         rule = np.exp(type_effect[:, None] + model_effect)
-        cells["service"][:] = (POOL_WEIGHT * rule + counts * means) / (POOL_WEIGHT + counts)
+        weight = self.pool_weight
+        cells["service"][:] = (weight * rule + counts * means) / (weight + counts)
 
     def _fit_row(self, row: int) -> None:
         """Refresh one type, the effects of the GPU models as they are."""
@@ -129,12 +140,14 @@ class ServiceTimes:
             weight += share
             pull += share * (math.log(means[column]) - float(model_effect[column]))
         rule = np.exp(pull / weight + model_effect)
-        cells["service"][row] = (POOL_WEIGHT * rule + counts * means) / (POOL_WEIGHT + counts)
+        trust = self.pool_weight
+        cells["service"][row] = (trust * rule + counts * means) / (trust + counts)
 
     def state(self) -> dict[str, Any]:
         """What is not in the cells."""
         return {
             "completed": self.completed,
+            "pool_weight": self.pool_weight,
             "type_mean": self._type_mean,
             "model_effect": self._model_effect.tolist(),
         }
@@ -150,9 +163,13 @@ class ServiceTimes:
         """
         try:
             completed, type_mean = int(state["completed"]), float(state["type_mean"])
+            pool_weight = float(state.get("pool_weight", POOL_WEIGHT))
             model_effect = np.array(state["model_effect"], dtype=np.float64)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StateError("The saved service times are damaged.") from error
         if model_effect.ndim != 1 or not np.isfinite(model_effect).all():
             raise StateError("The saved service times are damaged: effects of GPU models.")
+        if not POOL_WEIGHT <= pool_weight <= MAX_POOL_WEIGHT:
+            raise StateError("The saved service times are damaged: weight of the rule.")
+        self.pool_weight = pool_weight
         self.completed, self._type_mean, self._model_effect = completed, type_mean, model_effect

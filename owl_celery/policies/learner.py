@@ -200,6 +200,7 @@ class Learner:
         if is_known:
             ratio = seconds / float(self.cells["mean"][row, column])
             speeds.learn_one(outcome.queue, outcome.gpu_model, ratio, self.mean_seconds, now)
+            times.expect(speeds.noise_variance)
         factor = speeds.factor(outcome.queue)
         # One odd GPU must not teach its model; when most are odd it is the model that changed.
         if factor == 1.0 or not is_known:

@@ -69,6 +69,11 @@ class SpeedFactors:
         self._noise_mean = 0.0
         self._noise_variance = 0.1
 
+    @property
+    def noise_variance(self) -> float:
+        """Variance of the logarithm of service times of one type on GPUs of one model."""
+        return self._noise_variance
+
     def factors(self) -> dict[str, float]:
         """Factor of each queue whose factor is not 1."""
         return {name: queue.factor for name, queue in self._flagged.items()}

@@ -384,3 +384,14 @@ def test_an_absurd_prior_is_refused(seconds: float) -> None:
     with pytest.raises(ValueError, match="makes no sense"):
         policy.take_prior({"resnet": {"V100": 1.0, "K80": seconds}})
     assert not policy.ready
+
+
+def test_the_noisier_service_times_are_the_longer_one_sample_is_doubted() -> None:
+    predicted = {}
+    for noise in (0.3, 1.0):
+        policy = taught(noise, rounds=100)
+        for _ in range(30):
+            policy.learn_one(an_outcome("new", "V100", 1.0), 200.0)
+        policy.learn_one(an_outcome("new", "K80", 100.0), 200.0)
+        predicted[noise] = seconds_on(policy, "new", "K80")
+    assert predicted[1.0] < 0.7 * predicted[0.3]
