@@ -12,7 +12,7 @@ import click
 from benchmarks.policy.cost import measure
 from benchmarks.policy.figures import draw_curve, draw_load
 from benchmarks.policy.figures import specs as figure_specs
-from benchmarks.policy.measures import measures
+from benchmarks.policy.measures import measures, weak_spots
 from benchmarks.policy.report import COST_MUST_SECONDS, grid_specs, page
 from benchmarks.policy.runs import Results, Spec
 from owl_celery.simulate import contender_names
@@ -51,14 +51,16 @@ def main(
 ) -> None:
     """Compare the routing policy with its baselines; an hour or two, in pieces if need be."""
     results = Results(results_path)
-    rows = measures(policy)
+    rows, weak = measures(policy), weak_spots(policy)
     if not baselines_only and policy not in contender_names():
         raise click.ClickException(f"No policy {policy!r}: {', '.join(contender_names())}.")
+    named = [(row.scenario, row.numbers) for row in rows]
+    named += [(row.scenario, row.numbers) for row in weak]
     wanted: list[Spec] = [
         spec
-        for row in rows
-        if only in row.scenario
-        for number in row.numbers
+        for scenario, numbers in named
+        if only in scenario
+        for number in numbers
         for spec in number.specs()
     ]
     if not only:
@@ -78,7 +80,7 @@ def main(
         )
     costs = [] if baselines_only else [measure(policy, queues) for queues in COST_MUST_SECONDS]
     output.mkdir(parents=True, exist_ok=True)
-    (output / "policy.md").write_text(page(results, policy, rows, costs, COMMAND), "utf-8")
+    (output / "policy.md").write_text(page(results, policy, rows, weak, costs, COMMAND), "utf-8")
     draw_load(results, policy, output / "policy-load.svg")
     draw_curve(results, policy, output / "policy-learning.svg")
     click.echo(f"wrote {output / 'policy.md'}")

@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.policy.measures import SEEDS
 from benchmarks.policy.runs import CURVE_BIN, Results, Spec
 
-LOADS: Final = (0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95)
+LOADS: Final = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95)
 CURVE_LOAD: Final = 0.7
 SMOOTHED_BINS: Final = 5
 COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

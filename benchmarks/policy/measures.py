@@ -121,6 +121,95 @@ class Measure:
     percent: bool = False
 
 
+@dataclass(frozen=True)
+class WeakSpot:
+    """One row of the table of what the policy is not good at.
+
+    Parameters
+    ----------
+    scenario, load, metric, numbers, percent
+        As in ``Measure``.
+    prototype
+        What an earlier prototype reached, as text, since it was not always one number.
+
+    """
+
+    scenario: str
+    load: str
+    metric: str
+    numbers: tuple[Number, ...]
+    prototype: str = "-"
+    percent: bool = False
+
+
+def weak_spots(policy: str, seeds: Sequence[int] = SEEDS) -> list[WeakSpot]:
+    """Rows of the second table."""
+
+    def runs(name: str, load: float, **changes: object) -> tuple[Spec, ...]:
+        plain = [Spec(name, load, seed) for seed in seeds]
+        return tuple(replace(spec, **changes) for spec in plain)  # type: ignore[arg-type]
+
+    def against(other: str, load: float, pick: Pick = _mean, **changes: object) -> Number:
+        return Number(runs(policy, load, **changes), runs(other, load, **changes), pick)
+
+    noisy = {"fleet": "v100=8", "size_cv": 1.0, "steal": STEAL}
+    short = {"tasks": 12_000, "warmup": 0}
+    faulty = {"fleet": LARGE, "steal": STEAL, "misfits": 6, "slow_gpu": True}
+    stale = {**faulty, "routers": 8, "view_age": 1.0}
+    return [
+        WeakSpot(
+            "8 identical GPUs, size CV 1.0, stealing",
+            "0.7 / 0.8 / 0.9",
+            "p99 / shared FIFO",
+            tuple(against("shared_fifo", load, _p99, **noisy) for load in (0.7, 0.8, 0.9)),
+            "1.19",
+        ),
+        WeakSpot(
+            "12 GPUs, bursty",
+            "0.95",
+            "mean / M/G/1 improvement known",
+            (against("policy_improvement_oracle", 0.95, arrivals="mmpp"),),
+            "1.02-1.08",
+        ),
+        WeakSpot(
+            "12 GPUs, size CV 1.0",
+            "0.95",
+            "mean / late binding with known rates",
+            (against("late_binding_oracle", 0.95, size_cv=1.0),),
+        ),
+        WeakSpot(
+            "12 GPUs from zero knowledge; from a prior with 40 % error",
+            "0.95",
+            "tasks 0-1k / known rates",
+            (
+                against("priced_oracle", 0.95, _first),
+                Number(
+                    runs(policy, 0.95, prior_error=0.4, **short),
+                    runs("priced_oracle", 0.95),
+                    _first,
+                ),
+            ),
+            "2.7; 1.3",
+        ),
+        WeakSpot(
+            "64 GPUs, stealing: 8 routers, view 1 s old, 6 types out of memory on K80 and one V100 "
+            "at quarter speed, all at once",
+            "0.85",
+            "mean / one router, fresh view, the same faults",
+            (Number(runs(policy, 0.85, **stale), runs(policy, 0.85, **faulty)),),
+            "not tried",
+        ),
+        WeakSpot(
+            "the same",
+            "0.85",
+            "failed tries after warm-up",
+            (Number(runs(policy, 0.85, **stale), pick=_failed),),
+            "not tried",
+            percent=True,
+        ),
+    ]
+
+
 def measures(policy: str, seeds: Sequence[int] = SEEDS) -> list[Measure]:
     """Rows of the table for a policy."""
 

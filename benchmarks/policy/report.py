@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 
 from benchmarks.policy.cost import Cost
-from benchmarks.policy.measures import SEEDS, Measure, Number
+from benchmarks.policy.measures import SEEDS, Measure, Number, WeakSpot
 from benchmarks.policy.runs import Figures, Results, Spec
 from owl_celery.simulate.baselines import contender_names
 
@@ -27,7 +27,12 @@ def grid_specs(seeds: Sequence[int] = SEEDS) -> list[Spec]:
 
 
 def page(
-    results: Results, policy: str, rows: Sequence[Measure], costs: Sequence[Cost], command: str
+    results: Results,
+    policy: str,
+    rows: Sequence[Measure],
+    weak: Sequence[WeakSpot],
+    costs: Sequence[Cost],
+    command: str,
 ) -> str:
     """Text of the page."""
     met, known = 0, 0
@@ -68,6 +73,19 @@ def page(
             "| --- | --- | --- | --- | --- | --- | --- | --- |",
             *lines,
             "",
+            "### Where the prototype was better",
+            "",
+            *_behind(rows, results),
+            "",
+            "## Weak spots",
+            "",
+            "What an earlier study named as open; [the policy page](../policy.md#where-it-is-weak)",
+            "tells what was tried.",
+            "",
+            "| scenario | load | metric | prototype | ours | spread over seeds |",
+            "| --- | --- | --- | --- | --- | --- |",
+            *(_weak_row(spot, results) for spot in weak),
+            "",
             "![Mean response time against load](policy-load.svg)",
             "",
             "![Response time of the first tasks](policy-learning.svg)",
@@ -77,10 +95,11 @@ def page(
             "4 K80 + 4 P100 + 4 V100, Poisson arrivals: **mean**, median, 95th and 99th percentile",
             "of the response time in seconds, medians over seeds. *Unstable*: it falls behind for",
             "ever on most seeds, so that its mean only tells how long one looked. Names in",
-            "`_oracle` know all true service and arrival rates; no product can.",
+            "`_oracle` know all true service and arrival rates; no product can. The last column is",
+            "the fastest of the runs, simulated tasks per second of one core.",
             "",
-            "| policy | " + " | ".join(f"load {load}" for load in GRID_LOADS) + " |",
-            "| --- |" + " --- |" * len(GRID_LOADS),
+            "| policy | " + " | ".join(f"load {load}" for load in GRID_LOADS) + " | tasks/s |",
+            "| --- |" + " --- |" * (len(GRID_LOADS) + 1),
             *_grid(results),
             "",
         ]
@@ -118,6 +137,47 @@ def _row(measure: Measure, results: Results) -> tuple[str, int, int]:
     )
 
 
+def _behind(rows: Sequence[Measure], results: Results) -> list[str]:
+    """Name every figure that the prototype had better, and by how much."""
+    lines = []
+    for measure in rows:
+        loads = measure.load.split(" / ")
+        for index, (number, prototype) in enumerate(
+            zip(measure.numbers, measure.prototype, strict=True)
+        ):
+            value = number.value(results)
+            if value is None or value.median <= prototype:
+                continue
+            which = f"load {loads[index] if len(loads) == len(measure.numbers) else measure.load}"
+            if len(loads) != len(measure.numbers) > 1:
+                which += f", figure {index + 1}"
+            scale, unit = (100.0, " %") if measure.percent else (1.0, "")
+            lines.append(
+                f"- {measure.scenario}, {which}, {measure.metric}: "
+                f"{value.median * scale:.3f}{unit} against {prototype * scale:.3g}{unit}, "
+                f"{100.0 * (value.median / prototype - 1.0):.1f} % more."
+            )
+    return lines or ["Nowhere."]
+
+
+def _weak_row(spot: WeakSpot, results: Results) -> str:
+    """One line of the table of weak spots."""
+    scale, unit = (100.0, " %") if spot.percent else (1.0, "")
+    ours, spreads = [], []
+    for number in spot.numbers:
+        value = number.value(results)
+        if value is None:
+            ours.append("not run")
+            spreads.append("-")
+            continue
+        ours.append(f"{value.median * scale:.3f}{unit}" + _note(number, results))
+        spreads.append(f"{value.least * scale:.3f}-{value.most * scale:.3f}{unit}")
+    return (
+        f"| {spot.scenario} | {spot.load} | {spot.metric} | {spot.prototype} | "
+        f"{' / '.join(ours)} | {' / '.join(spreads)} |"
+    )
+
+
 def _note(number: Number, results: Results) -> str:
     """Say when a figure rests on runs that fell behind."""
     ours, other = number.unstable(results)
@@ -132,11 +192,14 @@ def _note(number: Number, results: Results) -> str:
 def _grid(results: Results) -> list[str]:
     lines = []
     for name in contender_names():
-        cells = []
+        cells, speeds = [], []
         for load in GRID_LOADS:
-            rows = [results.get(Spec(name, load, seed)) for seed in SEEDS]
-            cells.append(_cell([row for row in rows if row is not None]))
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+            found = [results.get(Spec(name, load, seed)) for seed in SEEDS]
+            rows = [row for row in found if row is not None]
+            cells.append(_cell(rows))
+            speeds += [float(row["tasks_per_second"]) for row in rows]
+        fastest = f"{max(speeds):,.0f}" if speeds else "-"
+        lines.append(f"| {name} | {' | '.join(cells)} | {fastest} |")
     return lines
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.policy.cost import measure
 from benchmarks.policy.figures import draw_curve, draw_load
-from benchmarks.policy.measures import Measure, Number, measures
+from benchmarks.policy.measures import Measure, Number, WeakSpot, measures
 from benchmarks.policy.report import page
 from benchmarks.policy.runs import FAULT_TASKS, Figures, Results, Spec, fingerprint, run
 
@@ -106,7 +106,8 @@ def test_the_page_tells_met_from_missed_from_not_run(tmp_path: Path) -> None:
     known = {s: made_up(1.0) for s in specs("a", 0.5)}
     known |= {s: made_up(1.0, stable=False) for s in specs("a", 0.6)}
     known |= {s: made_up(0.05) for s in specs("a", 0.8)}
-    text = page(Known(known), "a", rows, [], "make bench-policy")
+    weak = [WeakSpot("w", "0.5", "figure", (Number(specs("a", 0.5)),), "0.9")]
+    text = page(Known(known), "a", rows, weak, [], "make bench-policy")
     lines = {line.split(" | ")[2]: line for line in text.splitlines() if line.startswith("| s |")}
     assert "| 1.000 | 1.000-1.000 | yes |" in lines["met"]
     assert "**1.000** (unstable in 3 of 3 runs)" in lines["missed"]
@@ -114,6 +115,8 @@ def test_the_page_tells_met_from_missed_from_not_run(tmp_path: Path) -> None:
     assert "| not run | - | - |" in lines["unknown"]
     assert "5.000 %" in lines["share"]
     assert "Of 3 figures 2 meet the floor." in text
+    assert "- s, load 0.6, missed: 1.000 against 0.4, 150.0 % more." in text
+    assert "| w | 0.5 | figure | 0.9 | 1.000 | 1.000-1.000 |" in text
 
 
 def test_pictures_are_the_same_bytes_for_the_same_figures(tmp_path: Path) -> None:
