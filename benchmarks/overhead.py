@@ -22,11 +22,12 @@ from celery import Celery, Task
 
 from owl_celery import install
 from owl_celery.embedded import EmbeddedRedis
+from owl_celery.fleet import Fleet
 from owl_celery.installation import parts_of, uninstall
 from owl_celery.policies import make_policy
 from owl_celery.redis_state import RedisState
 from owl_celery.settings import Settings
-from owl_celery.types import Outcome, QueueView, TryState
+from owl_celery.types import Outcome, QueueView, TaskView, TryState
 from owl_celery.wire import Keys
 from tests.published import Publisher
 
@@ -68,10 +69,15 @@ def publish_views(url: str, namespace: str, queues: int, stop: ProcessEvent) -> 
         QueueView(f"gpu.host.{row}", model, 1, row % 3, float(row % 3), ((1.0, 0.2),))
         for row, model in enumerate(models)
     ]
-    policy = make_policy(Settings(policy="expected_completion"))
+    policy, fleet = make_policy(Settings()), Fleet.of(views)
     # What a fleet knows after a day: some 300 samples of each task type on each GPU model.
     for number in range(EXPERIENCE):
-        policy.learn_one(outcome_of(number), now=float(number))
+        outcome = outcome_of(number)
+        policy.learn_one(outcome, now=float(number))
+        if number % 10 == 0:
+            policy.arrived(TaskView(outcome.task_type), float(number))
+        if number % 100 == 0:
+            policy.tick(fleet, float(number))
     snapshot = policy.snapshot()
     for number in count(EXPERIENCE):
         if stop.wait(0.03):
@@ -148,7 +154,7 @@ def publish_in_turn(url: str, namespace: str, calls: int) -> tuple[list[float], 
                 case.append((time.perf_counter() - began) * 1e6)
         if number % PURGE_EVERY == 0:
             plain_app.control.purge()
-    routed = parts_of(routed_app).router.decisions["expected_completion"]
+    routed = parts_of(routed_app).router.decisions[Settings().policy]
     if routed < calls:
         raise click.ClickException(f"only {routed} of {calls} tasks were routed by what is known")
     uninstall(routed_app)

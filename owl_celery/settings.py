@@ -128,7 +128,7 @@ class Settings(BaseSettings):
 
     namespace: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,100}$")] = ""
     metrics_host: Annotated[str, Field(min_length=1, max_length=255)] = "127.0.0.1"
-    policy: str = "expected_completion"
+    policy: str = "q_learning"
     seed: int | None = None
     outcome_retention_count: Annotated[int, Field(ge=0)] = 100_000
     stream_max_length: Annotated[int, Field(ge=1_000)] = 100_000

@@ -48,8 +48,8 @@ def policy_chain(name: str) -> list[str]:
 
     Examples
     --------
-    >>> policy_chain("expected_completion")
-    ['expected_completion', 'shortest_queue']
+    >>> policy_chain("q_learning")
+    ['q_learning', 'expected_completion', 'shortest_queue']
 
     """
     names: list[str] = []

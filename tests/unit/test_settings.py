@@ -60,7 +60,7 @@ def test_each_contract_name_is_read_bare_and_prefixed(
 
 def test_other_names_need_the_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POLICY", "random")
-    assert Settings.load().policy == "expected_completion"
+    assert Settings.load().policy == "q_learning"
 
     monkeypatch.setenv("OWL_POLICY", "random")
     assert Settings.load().policy == "random"
