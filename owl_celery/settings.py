@@ -78,6 +78,10 @@ class Settings(BaseSettings):
     drain_timeout_seconds
         How long a GPU worker that is asked to stop goes on with what waits in its queue before
         the rest moves to the default queue; 0 moves it at once.
+    api_host, api_port
+        Where ``owl serve`` answers HTTP; loopback unless ``api_token`` is set.
+    api_token
+        Secret of the API, 16 characters or more; without it nothing can be changed by HTTP.
     worker_queue
         Queue that this worker alone serves; set by ``celery owl worker``, empty for plain workers.
     worker_concurrency
@@ -143,6 +147,9 @@ class Settings(BaseSettings):
     lease_seconds: Annotated[float, Field(ge=1, le=60)] = 5.0
     steal: bool = True
     drain_timeout_seconds: Annotated[float, Field(ge=0, le=86_400)] = 30.0
+    api_host: Annotated[str, Field(min_length=1, max_length=255)] = "127.0.0.1"
+    api_port: Annotated[int, Field(ge=1, le=65535)] = 8080
+    api_token: Annotated[SecretStr, Field(min_length=16, max_length=1024)] | None = None
 
     worker_queue: Annotated[str, Field(max_length=255)] = ""
     worker_concurrency: Annotated[int, Field(ge=1, le=1024)] = 1

@@ -86,7 +86,12 @@ def running_chain(
     fleet = fleet or {"k80": 1, "v100": 1}
     port = free_port()
     with running_stack(broker_url, fleet, folder, lambda _: None) as stack:
-        variables = {**stack.environment, "METRICS_PORT": str(port), **environment}
+        variables = {
+            **stack.environment,
+            "METRICS_PORT": str(port),
+            "OWL_API_PORT": str(free_port()),
+            **environment,
+        }
         serve = GuardedProcess(
             [sys.executable, "-m", "celery", "-A", "workers.app", "owl", "serve"],
             env={**os.environ, **variables},

@@ -1,4 +1,4 @@
-"""``celery -A proj owl serve``: controller and exporter in a process of their own."""
+"""``celery -A proj owl serve``: controller, API and exporter in a process of their own."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from owl_celery.errors import OwlError
 @click.command()
 @click.pass_context
 def serve(ctx: click.Context) -> None:
-    """Run the controller, which learns and publishes the load view, and export metrics.
+    """Run the controller, which learns and publishes the load view; answer HTTP; export metrics.
 
-    Several may run; one leads, the others take over when it is gone, and all of them export the
+    Several may run; one leads, the others take over when it is gone, and all of them show the
     same. Stops on TERM and INT.
     """
     if ctx.obj is None:
@@ -31,6 +31,7 @@ def serve(ctx: click.Context) -> None:
 
 def _serve(app: Any) -> None:
     """Check what the controller needs, then run it until told to stop."""
+    from owl_celery.api.server import open_server
     from owl_celery.brokers import open_broker
     from owl_celery.controller.controller import Controller
     from owl_celery.exporter import start_exporter
@@ -55,16 +56,20 @@ def _serve(app: Any) -> None:
         parts.settings,
         default_queue=app.conf.task_default_queue,
     )
+    reader = OverviewReader(parts.state, parts.settings)
+    server = open_server(parts.settings, parts.state, reader)
     stop = threading.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: stop.set())
     app.log.setup_logging_subsystem(loglevel=logging.INFO)
     click.echo(f"owl controller {controller.name} for {parts.state.keys.namespace}: running.")
-    reader = OverviewReader(parts.state, parts.settings)
+    click.echo(f"Console and API: {server.url}")
+    server.start()
     exporter = start_exporter(reader.read, parts.state, parts.settings, app)
     try:
         controller.run(stop)
     finally:
+        server.stop()
         if exporter is not None:
             exporter.close()
         reader.close()

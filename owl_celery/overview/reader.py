@@ -109,6 +109,7 @@ class OverviewReader:
                 live, kept, queues, self._settings, database_kind(self._settings), _version()
             ),
             is_redis_down=bool(live.trouble),
+            has_rows=kept.version >= 0,
             queues=queues,
             workers=workers_of(live.heartbeats, rows.workers),
             task_types=tuple(rows.task_types),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Literal
 
 from owl_celery.aggregates import (
     AlgorithmStats,
@@ -61,7 +62,7 @@ class DatabaseNow:
 
     """
 
-    status: str
+    status: Literal["ok", "down", "unread"]
     kind: str
 
 
@@ -265,6 +266,8 @@ class Overview:
         Clock of Redis then; 0 when it has never answered.
     is_redis_down
         Whether Redis does not answer.
+    has_rows
+        Whether the database has ever answered; without, its rows are empty.
     task_types, assignments, services, algorithms, curve
         Rows of the database, the latest that could be read.
     exploration_rate
@@ -282,6 +285,7 @@ class Overview:
     redis_time: float
     health: HealthNow
     is_redis_down: bool = False
+    has_rows: bool = False
     queues: tuple[QueueNow, ...] = ()
     workers: tuple[WorkerNow, ...] = ()
     task_types: tuple[TaskTypeStats, ...] = ()

@@ -49,6 +49,8 @@ def test_without_an_application_it_says_how_to_name_one() -> None:
         (None, {"continuous_learning_storage_path": "/proc/owl"}, "STORAGE_PATH"),
         (None, {"database_url": "postgresql://u:secret@127.0.0.1:1/x"}, "DATABASE_URL"),
         (None, {"database_url": "nonsense"}, "DATABASE_URL"),
+        (None, {"api_host": "0.0.0.0"}, "OWL_API_TOKEN"),
+        (None, {"api_host": "192.0.2.1", "api_token": "s" * 16}, "OWL_API_HOST"),
     ],
 )
 def test_what_is_missing_is_said_in_a_sentence(
@@ -72,8 +74,8 @@ def test_an_application_that_is_not_installed_is_told_so(redis_url: str) -> None
     assert "install(app)" in result.output
 
 
-def test_it_leads_and_exports_until_told_to_stop(redis_url: str, tmp_path: Path) -> None:
-    port = free_port()
+def test_it_leads_and_is_seen_until_told_to_stop(redis_url: str, tmp_path: Path) -> None:
+    port, api_port = free_port(), free_port()
     (tmp_path / "proj.py").write_text(
         "from celery import Celery\n"
         "from owl_celery import install\n"
@@ -87,6 +89,7 @@ def test_it_leads_and_exports_until_told_to_stop(redis_url: str, tmp_path: Path)
             **os.environ,
             "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]),
             "METRICS_PORT": str(port),
+            "OWL_API_PORT": str(api_port),
         },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -97,7 +100,14 @@ def test_it_leads_and_exports_until_told_to_stop(redis_url: str, tmp_path: Path)
         with Redis.from_url(redis_url) as client:
             wait_until(lambda: client.exists(keys.knowledge), "the first knowledge", 30.0)
             wait_until(lambda: "owl_controller_active 1.0" in metrics(port), "metrics", 30.0)
-            process.send_signal(signal.SIGTERM)
+            address = f"http://127.0.0.1:{api_port}"
+            wait_until(lambda: httpx.get(f"{address}/readyz").status_code == 200, "the view", 30.0)
+            # A console that is open does not hold up the stop.
+            with httpx.stream("GET", f"{address}/api/v1/learning/events") as live:
+                lines = live.iter_lines()
+                assert next(lines) == "event: fleet"
+                process.send_signal(signal.SIGTERM)
+                assert [*lines]
             output, _ = process.communicate(timeout=20.0)
             assert process.returncode == 0
             assert not client.exists(keys.lease)
@@ -106,6 +116,7 @@ def test_it_leads_and_exports_until_told_to_stop(redis_url: str, tmp_path: Path)
         process.wait()
     assert "Traceback" not in output
     assert "for proj: running." in output
+    assert f"Console and API: http://127.0.0.1:{api_port}" in output
 
 
 def metrics(port: int) -> str:
