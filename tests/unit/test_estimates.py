@@ -15,6 +15,7 @@ from owl_celery.fleet import Fleet
 from owl_celery.policies.base import Policy
 from owl_celery.policies.cells import MAX_MODELS, Cells
 from owl_celery.policies.expected_completion import ExpectedCompletion
+from owl_celery.policies.priced_q import PricedQ
 from owl_celery.policies.random import Random
 from owl_celery.types import Outcome, TaskView, TryState
 
@@ -284,9 +285,12 @@ def test_when_every_gpu_of_a_model_changes_the_model_is_relearned() -> None:
     assert seconds_on(policy, "resnet", "V100") == pytest.approx(2.0, rel=0.15)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_a_gpu_that_crashes_fast_gets_almost_nothing_after_ten_failures(seed: int) -> None:
-    policy = ExpectedCompletion(seed=seed)
+@pytest.mark.parametrize("kind", [ExpectedCompletion, PricedQ])
+@pytest.mark.parametrize("seed", range(2))
+def test_a_gpu_that_crashes_fast_gets_almost_nothing_after_ten_failures(
+    kind: type[ExpectedCompletion], seed: int
+) -> None:
+    policy = kind(seed=seed)
     site = Site(policy, seed)
     site.run(500)
     failures = 0

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from owl_celery.errors import NoOpenQueueError, SettingsError, StateError
@@ -37,6 +37,8 @@ POLICIES: dict[str, Callable[[int], Policy]] = {
         seed=seed, enable_reinforcement_learning=False
     ),
 }
+loads = st.floats(min_value=0.0, max_value=1e300)
+sizes = st.floats(allow_nan=True, allow_infinity=True)
 MODELS = ("K80", "P100", "V100")
 TYPES = ("train", "infer", "resize")
 
@@ -131,6 +133,37 @@ def test_never_a_closed_queue_nor_a_tried_model(make: Callable[[int], Policy]) -
     assert queues <= {"gpu.a.2", "gpu.a.4"}
 
 
+@given(data=st.data(), is_settled=st.booleans())
+@settings(max_examples=30)
+@pytest.mark.parametrize("name", POLICIES)
+def test_whatever_the_load_an_open_queue_is_chosen(
+    name: str, data: st.DataObject, is_settled: bool
+) -> None:
+    policy, fleet = POLICIES[name](1), a_fleet()
+    live_a_little(policy, 20)
+    closed = data.draw(st.sets(st.integers(0, len(fleet) - 1), max_size=len(fleet) - 1))
+    fleet.is_open[list(closed)] = False
+    column = st.lists(loads, min_size=len(fleet), max_size=len(fleet))
+    fleet.waiting_seconds[:] = data.draw(column)
+    fleet.running_seconds[:, 0] = data.draw(column)
+    if is_settled:
+        fleet.settle()
+    for step in range(5):
+        row = fleet.names.index(policy.choose(TaskView("train"), fleet, 1e3 + step).queue)
+        assert row not in closed
+
+
+@given(steps=st.integers(0, 120))
+@settings(max_examples=15)
+@pytest.mark.parametrize("name", ["expected_completion", "q_learning"])
+def test_restoring_at_any_point_changes_no_decision(name: str, steps: int) -> None:
+    policy, restored = POLICIES[name](3), POLICIES[name](99)
+    live_a_little(policy, steps)
+    restored.restore(json.loads(json.dumps(policy.state())))
+    later = live_a_little(policy, 40, seed=8, since=1e4)
+    assert live_a_little(restored, 40, seed=8, since=1e4) == later
+
+
 def test_nowhere_to_go_is_an_error(make: Callable[[int], Policy]) -> None:
     policy, fleet = make(1), a_fleet()
     with pytest.raises(NoOpenQueueError):
@@ -165,10 +198,6 @@ def test_a_longer_backlog_never_attracts(make: Callable[[int], Policy]) -> None:
             chosen = [policy.choose(TaskView("train"), fleet, 1e3).queue for _ in range(300)]
             shares.append(chosen.count(fleet.names[shift]))
         assert shares[0] >= shares[1] >= shares[2]
-
-
-loads = st.floats(min_value=0.0, max_value=1e300)
-sizes = st.floats(allow_nan=True, allow_infinity=True)
 
 
 @given(data=st.data(), size=sizes, now=st.floats(min_value=0.0, max_value=1e12))
@@ -240,12 +269,12 @@ def test_registry_finds_every_policy_and_names_the_known_ones_otherwise() -> Non
 
 
 def test_settings_reach_the_policy() -> None:
-    settings = Settings(
+    chosen = Settings(
         policy="expected_completion",
         exploration_rate=0.5,
         enable_reinforcement_learning=False,
         seed=4,
     )
-    policy = make_policy(settings)
+    policy = make_policy(chosen)
     assert isinstance(policy, ExpectedCompletion)
     assert (policy.exploration_rate, policy.sigma, policy.seed) == (0.5, 0.0, 4)

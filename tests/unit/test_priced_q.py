@@ -79,6 +79,22 @@ def test_prices_rise_with_the_load() -> None:
     assert quiet.prices.heavy["V100"] == pytest.approx(busy.prices.heavy["V100"], rel=0.1)
 
 
+def test_a_settled_fleet_is_priced_as_any_other_and_anew_after_some_milliseconds() -> None:
+    plain, settled = a_fleet(), a_fleet()
+    policies = [taught(PricedQ(seed=1, exploration_rate=0.0)) for _ in range(2)]
+    for fleet in (plain, settled):
+        fleet.running_seconds[:, 0], fleet.running_since[:, 0] = 2.0, 100.0
+    settled.settle()
+    task = TaskView("anywhere")
+    for fleet, policy in zip((plain, settled), policies, strict=True):
+        assert policy.choose(task, fleet, 100.0).gpu_model == "K80"
+        fleet.waiting_seconds[2:] += 3.0
+        assert policy.choose(task, fleet, 100.001).gpu_model == "V100"
+        fleet.waiting_seconds[:2] += 60.0
+        fleet.waiting_seconds[2:] += 62.0
+        assert policy.choose(task, fleet, 100.1).gpu_model == "K80"
+
+
 def test_without_reinforcement_learning_there_are_no_prices() -> None:
     policy = PricedQ(seed=1, enable_reinforcement_learning=False)
     taught(policy)
