@@ -20,6 +20,7 @@ from owl_celery.redis_state import RedisState
 from owl_celery.settings import Settings
 from owl_celery.store import open_store
 from owl_celery.store.base import Store
+from owl_celery.testing import wait_until
 from owl_celery.tracker import TaskPerformanceTracker
 from owl_celery.types import Outcome, QueueView
 from owl_celery.wire import Heartbeat, Keys
@@ -66,7 +67,10 @@ class Site:
 
     @contextmanager
     def served(self, limits: Limits = UNLIMITED, **headers: str) -> Iterator[httpx.Client]:
-        """A client of a fresh server on a free port."""
+        """A client of a fresh server on a free port; the database has answered, or failed."""
+        wait_until(
+            lambda: self.reader.read().health.database.status != "unread", "the database", 30.0
+        )
         server = ApiServer(self.app(limits), "127.0.0.1", 0)
         server.start()
         try:

@@ -88,36 +88,38 @@ class TestAnswers:
         assert body["database"] == {"status": "ok", "kind": "sqlite"}
         assert (body["queues"], body["open_queues"], body["waiting_count"]) == (5, 5, 10)
 
-    def test_lists_come_whole_in_pages(self, api: httpx.Client, site: Site) -> None:
+    def test_lists_come_whole_in_pages(self, site: Site) -> None:
         site.publish(QUEUES, learn(site.store, stream(200)))
-        names = [queue["name"] for queue in all_items(api, "queues", 2)]
-        assert names == [queue.name for queue in QUEUES]
-        types = [row["task_type"] for row in all_items(api, "task-types", 3)]
-        assert types == [f"type-{number}" for number in range(7)]
-        workers = [row["worker_id"] for row in all_items(api, "workers", 5)]
-        assert workers == sorted(workers) and len(workers) == len(set(workers)) == 12
-        cells = [(row["task_type"], row["gpu_model"]) for row in all_items(api, "matrix", 4)]
-        assert cells == sorted(set(cells)) and len(cells) == 21
+        with site.served() as api:
+            names = [queue["name"] for queue in all_items(api, "queues", 2)]
+            assert names == [queue.name for queue in QUEUES]
+            types = [row["task_type"] for row in all_items(api, "task-types", 3)]
+            assert types == [f"type-{number}" for number in range(7)]
+            workers = [row["worker_id"] for row in all_items(api, "workers", 5)]
+            assert workers == sorted(workers) and len(workers) == len(set(workers)) == 12
+            cells = [(row["task_type"], row["gpu_model"]) for row in all_items(api, "matrix", 4)]
+            assert cells == sorted(set(cells)) and len(cells) == 21
 
-    def test_decisions_come_latest_first_with_their_reasons(
-        self, api: httpx.Client, site: Site
-    ) -> None:
+    def test_decisions_come_latest_first_with_their_reasons(self, site: Site) -> None:
         outcomes = [
             outcome(number, algorithm="expected_completion", predicted_seconds=2.5)
             for number in range(9)
         ]
         slow = [outcome(n, gpu_model="K80", service_seconds=8.0) for n in range(10, 15)]
         site.publish(QUEUES, learn(site.store, [*outcomes, *slow]))
-        found = all_items(api, "decisions", 4)
-        assert [item["task_id"] for item in found[5:]] == [f"task-{n}" for n in range(8, -1, -1)]
-        item = found[-1]
-        assert item["reason"].startswith("Sent where it was predicted to finish first: 2.5 s")
-        (other,) = item["alternatives"]
-        assert other["gpu_model"] == "K80"
-        assert other["predicted_seconds"] == pytest.approx(8.0, rel=0.2)
-        assert item["finished_at"].endswith("Z")
-        (one,) = api.get(f"{PREFIX}/decisions/task-3").json()["items"]
-        assert one["task_id"] == "task-3"
+        with site.served() as api:
+            found = all_items(api, "decisions", 4)
+            assert [item["task_id"] for item in found[5:]] == [
+                f"task-{n}" for n in range(8, -1, -1)
+            ]
+            item = found[-1]
+            assert item["reason"].startswith("Sent where it was predicted to finish first: 2.5 s")
+            (other,) = item["alternatives"]
+            assert other["gpu_model"] == "K80"
+            assert other["predicted_seconds"] == pytest.approx(8.0, rel=0.2)
+            assert item["finished_at"].endswith("Z")
+            (one,) = api.get(f"{PREFIX}/decisions/task-3").json()["items"]
+            assert one["task_id"] == "task-3"
 
     def test_decisions_of_one_type(self, api: httpx.Client, site: Site) -> None:
         learn(site.store, stream(100))
@@ -125,18 +127,17 @@ class TestAnswers:
         assert found and {item["task_type"] for item in found} == {"type-3"}
         assert api.get(f"{PREFIX}/decisions?task_type=none").json()["items"] == []
 
-    def test_performance_has_totals_curve_and_improvement(
-        self, api: httpx.Client, site: Site
-    ) -> None:
+    def test_performance_has_totals_curve_and_improvement(self, site: Site) -> None:
         site.publish(QUEUES, learn(site.store, stream(400)))
-        body = api.get(f"{PREFIX}/performance").json()
-        assert body["totals"]["tasks"] > 300
-        assert body["totals"]["task_types"] == len(body["task_types"]) == 7
-        assert {point["bucket_seconds"] for point in body["curve"]} == {60}
-        assert body["curve"] == sorted(body["curve"], key=lambda point: point["started_at"])
-        assert 0.5 < body["improvement"]["service"]["ratio"] < 1.5
-        hours = api.get(f"{PREFIX}/performance?bucket_seconds=3600").json()["curve"]
-        assert {point["bucket_seconds"] for point in hours} == {3600}
+        with site.served() as api:
+            body = api.get(f"{PREFIX}/performance").json()
+            assert body["totals"]["tasks"] > 300
+            assert body["totals"]["task_types"] == len(body["task_types"]) == 7
+            assert {point["bucket_seconds"] for point in body["curve"]} == {60}
+            assert body["curve"] == sorted(body["curve"], key=lambda point: point["started_at"])
+            assert 0.5 < body["improvement"]["service"]["ratio"] < 1.5
+            hours = api.get(f"{PREFIX}/performance?bucket_seconds=3600").json()["curve"]
+            assert {point["bucket_seconds"] for point in hours} == {3600}
 
     def test_health_checks(self, api: httpx.Client, site: Site) -> None:
         assert api.get("/healthz").json() == {"status": "ok"}
