@@ -22,6 +22,7 @@ from owl_celery.api.parts import ApiParts
 from owl_celery.api.problems import install_handlers
 from owl_celery.api.routes import controls, decisions, learning, lists, site
 from owl_celery.overview import OverviewReader
+from owl_celery.overview.requirements import RequirementsReader
 from owl_celery.redis_state import RedisState
 from owl_celery.settings import Settings
 
@@ -60,7 +61,14 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.parts = ApiParts(settings, state, reader, Feed(reader, state), limits)
+    app.state.parts = ApiParts(
+        settings,
+        state,
+        reader,
+        RequirementsReader(reader, settings),
+        Feed(reader, state),
+        limits,
+    )
     install_handlers(app)
     for routes in (learning, lists, decisions, controls):
         app.include_router(routes.router, prefix=PREFIX)

@@ -11,6 +11,7 @@ from owl_celery.api.feed import Feed
 from owl_celery.api.gate import Limits
 from owl_celery.api.problems import unavailable
 from owl_celery.overview import Overview, OverviewReader
+from owl_celery.overview.requirements import RequirementsReader
 from owl_celery.redis_state import RedisState
 from owl_celery.settings import Settings
 
@@ -22,6 +23,7 @@ class ApiParts:
     settings: Settings
     state: RedisState
     reader: OverviewReader
+    requirements: RequirementsReader
     feed: Feed
     limits: Limits
 

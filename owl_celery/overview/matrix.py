@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from owl_celery.aggregates import OTHER, ServiceStats
 from owl_celery.overview.reader import predictions
+from owl_celery.overview.requirements import memory_of
 from owl_celery.overview.values import Overview
 from owl_celery.policies.failures import CLOSED_PROBABILITY
 
@@ -24,7 +25,8 @@ class Cell(NamedTuple):
     failure_rate
         Share of tries that failed; None before the first.
     is_closed
-        Whether the policy holds that it nearly always fails there, and sends it elsewhere.
+        Whether the policy holds that it nearly always fails there, or needs more memory, and sends
+        it elsewhere.
 
     """
 
@@ -47,10 +49,17 @@ def pairs_of(overview: Overview) -> list[tuple[str, str]]:
 def cells_of(overview: Overview, pairs: Iterable[tuple[str, str]]) -> list[Cell]:
     """What is known of these pairs of task type and GPU model."""
     rows = {(row.task_type, row.gpu_model): row for row in overview.services}
-    return [_cell(overview, rows.get(pair), *pair) for pair in pairs]
+    memory = memory_of(overview)
+    return [_cell(overview, rows.get(pair), *pair, memory.get(pair[1])) for pair in pairs]
 
 
-def _cell(overview: Overview, row: ServiceStats | None, task_type: str, model: str) -> Cell:
+def _cell(
+    overview: Overview,
+    row: ServiceStats | None,
+    task_type: str,
+    model: str,
+    memory_bytes: int | None,
+) -> Cell:
     seconds = predictions(overview.knowledge)(task_type, model)
     count, failures = (row.count, row.failures) if row is not None else (0, 0)
     if seconds is None and row is not None and row.count:
@@ -61,13 +70,15 @@ def _cell(overview: Overview, row: ServiceStats | None, task_type: str, model: s
         seconds=seconds,
         samples=count,
         failure_rate=failures / (count + failures) if count + failures else None,
-        is_closed=_failure(overview, task_type, model) >= CLOSED_PROBABILITY,
+        is_closed=_is_closed(overview, task_type, model, memory_bytes),
     )
 
 
-def _failure(overview: Overview, task_type: str, model: str) -> float:
-    """Probability with which the policy expects a try to fail; 0 where it tells nothing."""
+def _is_closed(overview: Overview, task_type: str, model: str, memory_bytes: int | None) -> bool:
+    """Whether the policy expects nearly every try to fail, or too little memory."""
     beliefs = overview.knowledge.beliefs
     if beliefs is None or task_type not in beliefs.types or model not in beliefs.models:
-        return 0.0
-    return float(beliefs.failure[beliefs.types[task_type], beliefs.models[model]])
+        return False
+    cell = beliefs.types[task_type], beliefs.models[model]
+    is_short = memory_bytes is not None and float(beliefs.needed[cell]) > memory_bytes
+    return is_short or float(beliefs.failure[cell]) > CLOSED_PROBABILITY

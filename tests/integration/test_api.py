@@ -139,6 +139,26 @@ class TestAnswers:
             hours = api.get(f"{PREFIX}/performance?bucket_seconds=3600").json()["curve"]
             assert {point["bucket_seconds"] for point in hours} == {3600}
 
+    def test_requirements_of_a_type(self, site: Site) -> None:
+        tries = [
+            outcome(
+                number,
+                worker_id=f"gpu{number % 2}@a",
+                gpu_model=("V100", "K80")[number % 2],
+                service_seconds=(1.0, 4.0)[number % 2] + 0.01 * (number % 7),
+            )
+            for number in range(40)
+        ]
+        site.publish(QUEUES, learn(site.store, tries))
+        with site.served() as api:
+            body = api.get(f"{PREFIX}/requirements/train").json()
+            assert body["benefits_from"] == ["V100"]
+            assert [model["gpu_model"] for model in body["models"]] == ["V100", "K80"]
+            assert body["models"][0]["predicted_seconds"] == pytest.approx(1.03, rel=0.1)
+            assert "as fast on V100 as on K80" in body["explanation"]
+            for unknown in ("train2", "", "a/b", "%00", "x" * 3000):
+                problem(api.get(f"{PREFIX}/requirements/{unknown}"), 404)
+
     def test_health_checks(self, api: httpx.Client, site: Site) -> None:
         assert api.get("/healthz").json() == {"status": "ok"}
         assert "no load view" in problem(api.get("/readyz"), 503)
@@ -226,7 +246,14 @@ class TestErrors:
             body = api.get(f"{PREFIX}/health").json()
             assert body["status"] == "degraded"
             assert len(api.get(f"{PREFIX}/queues").json()["items"]) == 5
-            for path in ("performance", "task-types", "matrix", "decisions", "decisions/x"):
+            for path in (
+                "performance",
+                "task-types",
+                "matrix",
+                "requirements/x",
+                "decisions",
+                "decisions/x",
+            ):
                 sentence = problem(api.get(f"{PREFIX}/{path}"), 503)
                 assert "cannot reach Postgres" in sentence
                 assert "s3cret" not in sentence

@@ -14,7 +14,8 @@ from owl_celery.api.feed import LiveEvent
 from owl_celery.api.models import HealthBody, PerformanceBody
 from owl_celery.api.parts import Parts, with_rows
 from owl_celery.api.present import health_body, performance_body
-from owl_celery.api.problems import documented, unavailable
+from owl_celery.api.problems import Problem, documented, unavailable
+from owl_celery.requirements import Requirements
 
 router = APIRouter(tags=["learning"])
 
@@ -39,6 +40,21 @@ def performance(
 ) -> PerformanceBody:
     """Sum up how tasks, workers and algorithms did, and what routing has gained."""
     return performance_body(with_rows(parts), int(bucket_seconds))
+
+
+@router.get(
+    "/requirements/{task_type:path}",
+    responses=documented(HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE),
+)
+def requirements(parts: Parts, task_type: str) -> Requirements:
+    """Say what was learned of the hardware that a task type needs, and how sure that is."""
+    found = parts.requirements.of(task_type)
+    if found is None:
+        raise Problem(
+            HTTPStatus.NOT_FOUND,
+            "No try of this task type is known; those that are known are in /task-types.",
+        )
+    return found
 
 
 async def admit(parts: Parts) -> AsyncIterator[Line]:
