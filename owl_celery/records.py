@@ -121,7 +121,12 @@ class Knowledge:
 
     def encode(self) -> str:
         """JSON text."""
-        return dumps(asdict(self))
+        return encode_knowledge(self.version, self.policy, dumps(dict(self.snapshot)))
+
+
+def encode_knowledge(version: int, policy: str, snapshot: str) -> str:
+    """JSON text of a ``Knowledge`` record, of a snapshot that is JSON text already."""
+    return f'{{"version":{version},"policy":{dumps(policy)},"snapshot":{snapshot}}}'
 
 
 Record = TypeVar("Record", FleetRecord, View, Knowledge)

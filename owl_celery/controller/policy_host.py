@@ -16,8 +16,9 @@ from owl_celery.errors import PriorError
 from owl_celery.fleet import Fleet, WaitingTasks
 from owl_celery.policies.base import Policy
 from owl_celery.prior_file import decode_prior
-from owl_celery.records import Knowledge
+from owl_celery.records import encode_knowledge
 from owl_celery.types import TaskView
+from owl_celery.wire import dumps
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ class PolicyHost:
         self._q_entries = QEntries()
         self._logged: set[str] = set()
         self._is_changed = False
-        self._unversioned = ""
+        self._encoded = ""
         self._tick_at = clock() + TICK_SECONDS
         self._encode_at = float("-inf")
 
@@ -199,10 +200,10 @@ class PolicyHost:
         try:
             with self.lock:
                 snapshot = dict(self.policy.snapshot())
-            unversioned = Knowledge(0, self.policy.name, snapshot).encode()
-            if unversioned != self._unversioned:
+            encoded = dumps(snapshot)
+            if encoded != self._encoded:
                 version = next(self._versions)
-                text = Knowledge(version, self.policy.name, snapshot).encode()
-                self._unversioned, self.knowledge = unversioned, EncodedKnowledge(version, text)
+                text = encode_knowledge(version, self.policy.name, encoded)
+                self._encoded, self.knowledge = encoded, EncodedKnowledge(version, text)
         except Exception:
             self.count_error("snapshot")
