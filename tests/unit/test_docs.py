@@ -68,3 +68,22 @@ def test_links_between_documents_lead_somewhere() -> None:
 def test_the_readme_names_only_commands_that_exist() -> None:
     named = set(re.findall(r"\bowl (\w+)", README))
     assert {"worker", "serve"} <= named <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
+def test_a_page_names_only_commands_that_exist(page: Path) -> None:
+    named = set(re.findall(r"celery -A proj owl (\w+)", page.read_text()))
+    assert named <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
+def test_the_index_lists_every_page(page: Path) -> None:
+    if page.stem != "README":
+        assert f"]({page.name})" in (ROOT / "docs" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("page", ["install", "production", "troubleshooting"])
+def test_variables_in_the_guides_are_settings(page: str) -> None:
+    text = (ROOT / "docs" / f"{page}.md").read_text()
+    names = set(re.findall(r"\b(OWL_[A-Z_]+)\b", text))
+    assert names <= {f"OWL_{name.upper()}" for name in Settings.model_fields}
