@@ -34,14 +34,14 @@ GPU = GpuNow(0.75, 6 * 2**30, 16 * 2**30, 61.0, 240.5)
 
 
 def health(queues: int = 1, **changed: object) -> HealthNow:
-    """Health of a fleet whose database does not answer."""
+    """Health of a fleet whose controller cannot write to its database."""
     fields = {
         "status": Status.DEGRADED,
-        "reasons": (Reason("database", "It does not answer."), Reason("mode", "It is shadow.")),
+        "reasons": (Reason("store", "It is read-only."), Reason("mode", "It is shadow.")),
         "mode": "shadow",
         "view_age_seconds": 0.04,
         "controller": ControllerNow("host:1", 1.8e9, "expected_completion", 0.004),
-        "database": DatabaseNow("down", "sqlite"),
+        "database": DatabaseNow("ok", "sqlite"),
         "stream_lag_seconds": 0.1,
         "queues": queues,
         "open_queues": queues,

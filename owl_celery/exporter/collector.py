@@ -47,6 +47,7 @@ class OwlCollector(Collector):
         self._observed = observed
         self._visibility_timeout_seconds = visibility_timeout_seconds
         self._unserved = unserved
+        self._is_read = False
         self._rows: tuple[object, ...] | None = None
         self._learned: list[Metric] = []
         self._counters = Counters()
@@ -71,7 +72,8 @@ class OwlCollector(Collector):
 
     def _learned_of(self, overview: Overview) -> list[Metric]:
         """Families of the rows: half of the work in a large fleet, done when they have changed."""
-        rows = (overview.task_types, overview.assignments, overview.p99_seconds)
+        self._is_read = self._is_read or overview.health.database.status == "ok"
+        rows = (overview.task_types, overview.assignments, overview.p99_seconds, self._is_read)
         if self._rows is None or any(a is not b for a, b in zip(rows, self._rows, strict=True)):
-            self._rows, self._learned = rows, list(learned_families(overview))
+            self._rows, self._learned = rows, list(learned_families(overview, self._is_read))
         return self._learned

@@ -27,6 +27,7 @@ SHARE_OF_TIME: Final = 0.1
 """Most of one processor that refreshing takes: a large fleet is refreshed less often."""
 
 RETRY_SECONDS: Final = 10.0
+CLOSE_SECONDS: Final = 5.0
 REDIS_VISIBILITY_TIMEOUT_SECONDS: Final = 3600.0
 """What kombu's Redis transport takes when nothing is configured."""
 
@@ -70,7 +71,7 @@ class Exporter:
         )
         self._page = Page(clock)
         self._server: MetricsServer | None = None
-        self._threads: list[threading.Thread] = []
+        self._refresher: threading.Thread | None = None
         self._stop = threading.Event()
         self._has_failed = False
         self._is_refused = False
@@ -83,27 +84,23 @@ class Exporter:
     def start(self) -> None:
         """Begin; a port that is taken is logged, and tried again every ten seconds."""
         self._listen()
-        self._begin(self._run, "owl-exporter")
+        self._refresher = threading.Thread(target=self._run, name="owl-exporter", daemon=True)
+        self._refresher.start()
 
     def close(self) -> None:
-        """Stop listening and end the threads."""
+        """End the threads and stop listening."""
         self._stop.set()
+        if self._refresher is not None:
+            self._refresher.join(timeout=CLOSE_SECONDS)
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
-        for thread in self._threads:
-            thread.join(timeout=5.0)
         self._unserved.close()
 
     def text(self) -> bytes:
         """What there is to export now; for the thread that refreshes, or when it has ended."""
         self._observed.add(self._tail.poll())
         return exposition(self._collector.collect())
-
-    def _begin(self, target: Callable[[], Any], name: str) -> None:
-        thread = threading.Thread(target=target, name=name, daemon=True)
-        self._threads.append(thread)
-        thread.start()
 
     def _run(self) -> None:
         retry_at = self._clock() + RETRY_SECONDS
@@ -139,7 +136,7 @@ class Exporter:
                 )
             return
         self._server, self._is_refused = server, False
-        self._begin(server.serve_forever, "owl-metrics")
+        threading.Thread(target=server.serve_forever, name="owl-metrics", daemon=True).start()
         log.info("owl exporter: metrics are on http://%s:%d/metrics", host, port)
 
 

@@ -29,17 +29,24 @@ RECENT_PREDICTIONS: Final = 200
 """Latest predictions, at least, over which their error is averaged."""
 
 
-def learned_families(overview: Overview) -> Iterator[Metric]:
-    """Families of the rows of the database."""
+def learned_families(overview: Overview, is_read: bool = True) -> Iterator[Metric]:
+    """Families of the rows of the database.
+
+    Parameters
+    ----------
+    is_read
+        Whether the database was ever read: one that was not is none without tries.
+
+    """
     task_types = pooled(
         overview.task_types, lambda row: clean(row.task_type), _tries, MAX_TASK_TYPES, OTHER
     )
     stats = [worker.stats for worker in overview.workers if worker.stats is not None]
     workers = pooled(stats, lambda row: clean(row.worker_id), _tries, MAX_WORKERS, OTHER)
     totals = overview.totals
-    yield single("owl_task_types_count", totals.task_types)
-    yield single("owl_total_tasks_processed", totals.tasks)
-    yield single("owl_exploration_rate", overview.exploration_rate or 0.0)
+    yield single("owl_task_types_count", totals.task_types if is_read else None)
+    yield single("owl_total_tasks_processed", totals.tasks if is_read else None)
+    yield single("owl_exploration_rate", (overview.exploration_rate or 0.0) if is_read else None)
     yield from _by_task_type(task_types)
     yield from _by_worker(workers)
     yield from _assignments(overview.assignments, task_types, workers)

@@ -6,6 +6,7 @@ import logging
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from statistics import median
 from typing import Any
 
 import httpx
@@ -21,7 +22,7 @@ from owl_celery.exporter.exporter import visibility_timeout_seconds
 from owl_celery.exporter.tail import OutcomeTail
 from owl_celery.exporter.unserved import UnservedQueues
 from owl_celery.metrics import METRICS
-from owl_celery.overview import Overview
+from owl_celery.overview import Overview, OverviewReader
 from owl_celery.redis_state import RedisState
 from owl_celery.settings import Settings
 from owl_celery.testing import wait_until
@@ -54,7 +55,8 @@ def exporting(
 
 
 def get(exporter: Exporter, path: str = "/metrics", **headers: str) -> httpx.Response:
-    return httpx.get(f"http://127.0.0.1:{exporter.port}{path}", headers=headers)
+    # Reading the certificates of the world takes longer than all the rest.
+    return httpx.get(f"http://127.0.0.1:{exporter.port}{path}", headers=headers, verify=False)
 
 
 def series(exporter: Exporter) -> dict[str, float]:
@@ -111,12 +113,15 @@ def test_outcomes_are_counted_as_they_arrive(
         assert series(exporter)["owl_task_duration_seconds_sum"] == 4.0
 
 
-def test_a_scrape_of_a_large_fleet_is_quick(state: RedisState) -> None:
+def test_a_scrape_of_a_large_fleet_costs_no_more_than_other_requests(state: RedisState) -> None:
     shown = overview(queue_count=1_000, type_count=500)
+    seconds: dict[str, list[float]] = {"/metrics": [], "/nothing": []}
     with exporting(state, lambda: shown) as exporter:
         assert get(exporter).text.count("\n") > 20_000
-        seconds = sorted(get(exporter).elapsed.total_seconds() for _ in range(21))
-    assert seconds[10] < 0.05
+        for _ in range(21):
+            for path, taken in seconds.items():
+                taken.append(get(exporter, path).elapsed.total_seconds())
+    assert median(seconds["/metrics"]) < 5.0 * median(seconds["/nothing"])
 
 
 def test_a_burst_is_read_in_full(state: RedisState) -> None:
@@ -206,6 +211,20 @@ def test_before_there_is_anything_it_says_so(
     monkeypatch.setattr("owl_celery.exporter.server.FIRST_SECONDS", 0.01)
     with exporting(state, lambda: 1 / 0) as exporter:  # type: ignore[arg-type,return-value]
         assert get(exporter).status_code == 503
+
+
+def test_without_redis_and_database_it_serves_what_is_known() -> None:
+    away = RedisState("redis://127.0.0.1:1/0", Keys("test"))
+    settings = Settings.load(database_url="postgresql://owl@127.0.0.1:1/owl")
+    reader = OverviewReader(away, settings)
+    with exporting(away, reader.read) as exporter:
+        for part in ("redis", "database"):
+            trouble = f'owl_trouble{{part="{part}"}} 1'
+            wait_until(lambda line=trouble: line in get(exporter).text, trouble, 60.0)  # type: ignore[misc]
+        text = get(exporter).text
+        assert "owl_controller_active 0.0" in text
+        assert "# TYPE owl_total_tasks_processed gauge" in text
+    reader.close()
 
 
 def test_tasks_that_nobody_will_take_are_found(state: RedisState) -> None:

@@ -26,7 +26,7 @@ from owl_celery.metrics import (
     Kind,
 )
 from owl_celery.overview import Overview
-from owl_celery.overview.values import KnowledgeNow, Totals
+from owl_celery.overview.values import DatabaseNow, KnowledgeNow, Totals
 from owl_celery.types import Outcome, TryState
 from tests.overviews import health, overview
 
@@ -167,7 +167,7 @@ def test_values_are_those_of_the_overview() -> None:
     assert value("owl_improvement_service_ratio", "low") == 0.3
     assert value("owl_mode", "shadow") == 1
     assert value("owl_mode", "on") == 0
-    assert values(families, "owl_trouble") == {("database",): 1}
+    assert values(families, "owl_trouble") == {("store",): 1}
     assert value("owl_policy_version") == 70_000_000_001
     assert value("owl_visibility_timeout_seconds") == 3600.0
     assert value("owl_routing_decisions_total", "expected_completion", "shadow") == 10
@@ -315,6 +315,18 @@ def test_a_fleet_that_has_done_nothing_has_only_what_is_known() -> None:
     assert values(families, "owl_controller_active") == {(): 0}
     assert not families["owl_view_age_seconds"].samples
     assert not families["owl_improvement_service_ratio"].samples
+
+
+def test_what_was_never_read_is_not_shown_as_nothing() -> None:
+    never = [
+        Overview(1.8e9, 1.8e9, health(database=DatabaseNow(status, "sqlite")))
+        for status in ("unread", "down")
+    ]
+    later = overview(health=health(database=DatabaseNow("down", "sqlite")))
+    shown = [*never, overview(), later]
+    collector = OwlCollector(lambda: shown.pop(0), Observed())
+    seen = [values(parse(collector.collect()), "owl_total_tasks_processed") for _ in range(4)]
+    assert seen == [{}, {}, {(): 65}, {(): 65}]
 
 
 def test_counters_stay_while_nobody_tells_them() -> None:

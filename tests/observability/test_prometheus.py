@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 import subprocess
+import threading
+import time
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 import yaml
-from prometheus_client import CollectorRegistry, Gauge, start_http_server
 
+from owl_celery.aggregates import TaskTypeStats
+from owl_celery.exporter.server import MetricsServer, Page
 from owl_celery.exporter.text import exposition
 from owl_celery.metrics import METRICS
-from tests.observability.test_metrics import collect, outcome
+from tests.observability.test_metrics import NASTY, collect, outcome
 from tests.overviews import overview
 from tests.programs import find_program
 from tests.prometheus import CONFIG, PrometheusServer
@@ -86,17 +89,23 @@ def test_the_metrics_are_as_prometheus_likes_them() -> None:
     assert len(complaints) <= len(kept)
 
 
-def test_a_real_prometheus_runs_it(tmp_path: Path) -> None:
-    registry = CollectorRegistry()
-    Gauge("owl_policy_version", "Version.", registry=registry).set(7)
-    server, thread = start_http_server(0, "127.0.0.1", registry)
+def test_a_real_prometheus_reads_any_names(tmp_path: Path) -> None:
+    shown = overview(task_types=tuple(TaskTypeStats(1, task_type=name) for name in NASTY))
+    outcomes = [outcome(n, task_type=name, gpu_model=name) for n, name in enumerate(NASTY)]
+    page = Page()
+    page.write(exposition(collect(shown, outcomes)), time.monotonic())
+    server = MetricsServer("127.0.0.1", 0, page)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
     try:
         target = f"127.0.0.1:{server.server_port}"
         with PrometheusServer(tmp_path, {"owl": target}) as prometheus:
-            (sample,) = prometheus.wait_for("owl_policy_version")
-            assert sample.value == 7.0
-            assert sample.labels["app"] == "workers"
-            assert sample.labels["job"] == "owl"
+            rates = prometheus.wait_for("owl_task_type_success_rate")
+            assert len(rates) == len(NASTY)
+            assert 'quo"te' in {sample.labels["task_type"] for sample in rates}
+            assert {sample.labels["app"] for sample in rates} == {"workers"}
+            (tries,) = prometheus.query("sum(owl_tasks_total)")
+            assert tries.value == len(NASTY)
             with pytest.raises(RuntimeError, match="parse error"):
                 prometheus.query("sum(")
     finally:
