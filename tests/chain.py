@@ -35,8 +35,8 @@ class Chain:
         A routed producer in this process.
     state
         Redis of load and learning state.
-    metrics_address
-        ``host:port`` of the exporter.
+    metrics_address, api_address
+        ``host:port`` of the exporter, and of API and console.
     environment
         What any other process of the application needs.
 
@@ -45,6 +45,7 @@ class Chain:
     app: Celery
     state: RedisState
     metrics_address: str
+    api_address: str
     environment: dict[str, str]
 
     def send(self, count: int, task_type: str = JOB, seconds: float = 0.02) -> list[Any]:
@@ -84,7 +85,7 @@ def running_chain(
 
     """
     fleet = fleet or {"k80": 1, "v100": 1}
-    port = free_port()
+    port, api_port = free_port(), free_port()
     with running_stack(broker_url, fleet, folder, lambda _: None) as stack:
         variables = {
             **stack.environment,
@@ -98,7 +99,7 @@ def running_chain(
         )
         app = Celery("workers", broker=broker_url, backend=broker_url, set_as_current=False)
         install(app, namespace=NAMESPACE)
-        chain = Chain(app, stack.state, f"127.0.0.1:{port}", variables)
+        chain = Chain(app, stack.state, f"127.0.0.1:{port}", f"127.0.0.1:{api_port}", variables)
         try:
             sync = parts_of(app).sync
             wait_until(lambda: sync.snapshot(), "the producer's view", 30.0)
