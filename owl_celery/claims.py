@@ -59,6 +59,11 @@ class Claims:
     ttl_seconds
         How long a claim lasts unrenewed.
 
+    Attributes
+    ----------
+    value
+        What a claim of this worker says.
+
     """
 
     def __init__(
@@ -74,7 +79,7 @@ class Claims:
         self._state = state
         self._resources = [resource for resource, name in named.items() if name]
         self._keys = [state.keys.claim(name) for name in named.values() if name]
-        self._value = f"{node} {owner}"
+        self.value = f"{node} {owner}"
         self._ttl_seconds = ttl_seconds
 
     def renew(self) -> dict[str, tuple[str, float]]:
@@ -96,17 +101,17 @@ class Claims:
             return {}
         ttl = int(self._ttl_seconds * 1000)
         take = self._state.client.register_script(TAKE)
-        reply = take(keys=self._keys, args=[self._value, ttl, *self._resources])
+        reply = take(keys=self._keys, args=[self.value, ttl, *self._resources])
         return {resource: (owner.split(" ")[0], left / 1000.0) for resource, owner, left in reply}
 
     def take(
         self,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
+    ) -> bool:
         """Take every claim at the start of a worker; wait for those of a dead one to expire.
 
-        Without Redis nothing is claimed, and the worker starts all the same.
+        Without Redis nothing is claimed, and the worker starts all the same: False.
 
         Raises
         ------
@@ -120,9 +125,9 @@ class Claims:
             try:
                 held = self.renew()
             except RedisError:
-                return
+                return False
             if not held:
-                return
+                return True
             for resource, (owner, left) in held.items():
                 before = lowest.setdefault((resource, owner), left)
                 if left > before or clock() > deadline:
@@ -141,7 +146,7 @@ class Claims:
 
         """
         if self._keys:
-            self._state.client.register_script(RELEASE)(keys=self._keys, args=[self._value])
+            self._state.client.register_script(RELEASE)(keys=self._keys, args=[self.value])
 
     def _release_quietly(self) -> None:
         try:

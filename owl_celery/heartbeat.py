@@ -18,10 +18,12 @@ from celery import bootsteps
 from celery.worker import state as worker_state
 
 from owl_celery.brokers import open_broker
+from owl_celery.brokers.base import Owner
 from owl_celery.claims import Claims
 from owl_celery.draining import Draining
 from owl_celery.gpus import FakeGpus, GpuReader, NvmlReader, current_gpu, fake_gpu
 from owl_celery.pulse import Pulse
+from owl_celery.recovery import recover
 from owl_celery.redis_state import RedisState
 from owl_celery.settings import Settings
 from owl_celery.wire import Heartbeat
@@ -81,9 +83,12 @@ class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ha
         owner = self.settings.worker_owner or secrets.token_hex(8)
         ttl = self.settings.heartbeat_ttl_seconds
         claims = Claims(self.state, self._gpu.uuid, self._gpu.queue, parent.hostname, owner, ttl)
-        claims.take()
+        is_owner, broker = claims.take(), open_broker(parent.app)
+        if self.settings.rescue and is_owner and self._gpu.queue:
+            owner_of_queue = Owner(self.state.keys.claim(self._gpu.queue), claims.value)
+            recover(broker, self._gpu.queue, owner_of_queue)
         self._draining = Draining(
-            open_broker(parent.app),
+            broker,
             self._gpu.queue,
             parent.app.conf.task_default_queue,
             self.settings.drain_timeout_seconds,

@@ -75,6 +75,9 @@ class Settings(BaseSettings):
         Pause between two rounds of the controller, and how long its lease lasts unrenewed.
     steal
         Whether the controller gives tasks that wait in one queue to an idle worker of another.
+    rescue
+        Whether the controller moves away what waits for a dead worker and what it held, and a
+        worker takes back what one before it held.
     drain_timeout_seconds
         How long a GPU worker that is asked to stop goes on with what waits in its queue before
         the rest moves to the default queue; 0 moves it at once.
@@ -146,6 +149,7 @@ class Settings(BaseSettings):
     tick_seconds: Annotated[float, Field(gt=0, le=1)] = 0.03
     lease_seconds: Annotated[float, Field(ge=1, le=60)] = 5.0
     steal: bool = True
+    rescue: bool = True
     drain_timeout_seconds: Annotated[float, Field(ge=0, le=86_400)] = 30.0
     api_host: Annotated[str, Field(min_length=1, max_length=255)] = "127.0.0.1"
     api_port: Annotated[int, Field(ge=1, le=65535)] = 8080

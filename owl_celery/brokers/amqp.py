@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from kombu.connection import Connection
 
-from owl_celery.brokers.base import Permit, Place, Seen
+from owl_celery.brokers.base import Owner, Permit, Place, Seen
 from owl_celery.errors import BrokerError
 from owl_celery.wire import HEADER, TaskHeader
 
@@ -132,6 +132,10 @@ class AmqpBroker:
             headers=message.headers,
             **properties,
         )
+
+    def restore(self, owners: Mapping[str, Owner], permit: Permit | None = None) -> int:
+        """Hand back nothing: RabbitMQ does it as soon as a connection is lost."""
+        return 0
 
     def close(self) -> None:
         """Close the connection; the next use opens another."""

@@ -32,6 +32,23 @@ class Permit(NamedTuple):
     fence: int
 
 
+class Owner(NamedTuple):
+    """Who may hand back what was delivered from a queue.
+
+    Parameters
+    ----------
+    claim_key
+        Where the claim on the queue is; in another Redis than the broker it is not to be found.
+    claim
+        The claim that is no hindrance: that of the worker which asks; empty when the queue must
+        be nobody's.
+
+    """
+
+    claim_key: str
+    claim: str = ""
+
+
 class Seen(NamedTuple):
     """A message that waits, as a peek shows it.
 
@@ -111,6 +128,21 @@ class Broker(Protocol):
         safe as ``move_all``.
         """
 
+    def restore(self, owners: Mapping[str, Owner], permit: Permit | None = None) -> int:
+        """Hand back to these queues what was delivered from them and never acknowledged.
+
+        For queues whose worker is dead, since what a live one holds would run twice. Returns how
+        many messages; 0 where the broker hands them back by itself.
+
+        Parameters
+        ----------
+        owners
+            The queues, with the claims that are checked where the messages are.
+        permit
+            The right of a controller; not needed by the worker that has claimed its queue.
+
+        """
+
     def close(self) -> None:
         """Close the connection; the next use opens another."""
 
@@ -145,6 +177,10 @@ class BlindBroker:
 
     def redirect(self, source: str, place: Place, limit: int) -> int:
         """Move nothing."""
+        return 0
+
+    def restore(self, owners: Mapping[str, Owner], permit: Permit | None = None) -> int:
+        """Hand back nothing."""
         return 0
 
     def close(self) -> None:

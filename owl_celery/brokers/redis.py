@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import partial
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Final
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from kombu.connection import Connection
 from redis import Redis
 
-from owl_celery.brokers.base import TIMEOUT_SECONDS, Permit, Place, Seen
+from owl_celery.brokers.base import TIMEOUT_SECONDS, Owner, Permit, Place, Seen
 from owl_celery.errors import BrokerError
 from owl_celery.wire import TaskHeader
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 SCRIPTS: Final = resources.files("owl_celery.brokers") / "lua"
 MOVED_AT_ONCE: Final = 200
+LOOKED_AT_ONCE: Final = 50
 PEEKED_BYTES: Final = 256 * 1024
 LONGEST_MOVED_BYTES: Final = 64 * 1024
 """Larger messages stay where they are: Redis serves nobody else while it reads them."""
@@ -60,6 +62,7 @@ class RedisBroker:
         self._ends = lua("ends")
         self._take = lua("redirected", "permit", "take")
         self._move = lua("redirected", "move")
+        self._restore = lua("permit", "restore")
         self._peek = lua("peek")
         self._pick = lua("redirected", "pick")
 
@@ -154,6 +157,37 @@ class RedisBroker:
                     if len(reply) // 2 < MOVED_AT_ONCE:
                         break
         return moved
+
+    def restore(self, owners: Mapping[str, Owner], permit: Permit | None = None) -> int:
+        """Hand back to these queues what was delivered from them and never acknowledged.
+
+        Looks through all that any worker of this broker holds, in pieces. Each message keeps its
+        priority, is served next, and is marked as delivered before.
+        """
+        if not owners:
+            return 0
+        right = permit or Permit("", "", "", 0)
+        total, cursor = 0, "0"
+        with self._open() as client:
+            channel, script = self._channel, client.register_script(self._restore)
+            prefix, steps = channel.global_keyprefix, channel.priority_steps
+            keys = [
+                f"{prefix}{channel.unacked_key}",
+                f"{prefix}{channel.unacked_index_key}",
+                right.lease_key,
+                right.fence_key,
+            ]
+            now = datetime.now(UTC).isoformat()
+            arguments = [
+                *(right.token, right.fence, now, prefix, channel.sep, len(steps)),
+                *steps,
+                *(part for queue, owner in owners.items() for part in (queue, *owner)),
+            ]
+            while True:
+                cursor, handed = script(keys, [cursor, LOOKED_AT_ONCE, *arguments])
+                total += int(handed)
+                if int(cursor) == 0:
+                    return total
 
     def close(self) -> None:
         """Close the connection; the next use opens another."""

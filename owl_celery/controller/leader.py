@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Final
 
 from redis.exceptions import RedisError
@@ -94,6 +94,7 @@ class Leader:
         )
         self.ledger = LoadLedger(settings.heartbeat_ttl_seconds, self.learner.host.predict)
         self._moving = Moving(
+            state,
             broker,
             settings,
             self.ledger,
@@ -175,7 +176,7 @@ class Leader:
             self._forget_at = now + FORGET_QUEUES_SECONDS
             self._assigned.drop(totals, self.ledger.queue_names, now)
         knowledge = self.learner.host.knowledge or self._first_knowledge
-        load = self._move(self.ledger.load(now), knowledge, now)
+        load = self._move(self.ledger.load(now), totals, knowledge, now)
         if entries or load.running or any(load.waiting_count):
             self._busy_at = now
         self.load = self.learner.load = load
@@ -271,10 +272,12 @@ class Leader:
             elif entry.event is not None:
                 self.ledger.end(entry.event, at)
 
-    def _move(self, load: Load, knowledge: EncodedKnowledge | None, now: float) -> Load:
+    def _move(
+        self, load: Load, known: Collection[str], knowledge: EncodedKnowledge | None, now: float
+    ) -> Load:
         """Move what waits in the wrong place; the load afterwards."""
         try:
-            if not self._moving.step(load, self._mode, knowledge, now):
+            if not self._moving.step(load, known, self._mode, knowledge, now):
                 return load
             self._depths_at = now  # They have changed.
         except BrokerError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from owl_celery.brokers.base import Broker
 from owl_celery.controller.lease import Lease
@@ -11,17 +11,19 @@ from owl_celery.controller.ledger import LoadLedger
 from owl_celery.controller.load import Load
 from owl_celery.controller.placing import Emptying, Placer
 from owl_celery.controller.policy_host import PolicyHost
+from owl_celery.controller.rescue import Rescue
 from owl_celery.controller.stealing import Stealing
 from owl_celery.controller.view import EncodedKnowledge
+from owl_celery.redis_state import RedisState
 from owl_celery.settings import Settings
 
 
 class Moving:
-    """Empties drained queues, and gives idle workers what waits elsewhere.
+    """Empties drained and dead queues, and gives idle workers what waits elsewhere.
 
     Parameters
     ----------
-    broker, settings
+    state, broker, settings
         As in ``Controller``.
     ledger
         Told of what is moved.
@@ -30,7 +32,7 @@ class Moving:
     lease
         What entitles us to move.
     counters
-        Where ``tasks_drained`` and ``stolen`` are counted.
+        Where ``tasks_drained``, ``rescued`` and ``stolen`` are counted.
     clock
         The ledger's clock, seconds.
     default_queue
@@ -40,6 +42,7 @@ class Moving:
 
     def __init__(
         self,
+        state: RedisState,
         broker: Broker,
         settings: Settings,
         ledger: LoadLedger,
@@ -52,18 +55,30 @@ class Moving:
         self._settings = settings
         self._ledger = ledger
         self._counters = counters
-        self._emptying = Emptying(broker, Placer(settings, default_queue))
+        placer = Placer(settings, default_queue)
+        ttl_seconds = settings.heartbeat_ttl_seconds
+        self._emptying = Emptying(broker, placer)
+        self._rescue = Rescue(state, broker, placer, lease, counters, ttl_seconds)
         self._stealing = Stealing(broker, ledger, host, lease, counters, clock)
 
-    def step(self, load: Load, mode: str, knowledge: EncodedKnowledge | None, now: float) -> bool:
+    def step(
+        self,
+        load: Load,
+        known: Collection[str],
+        mode: str,
+        knowledge: EncodedKnowledge | None,
+        now: float,
+    ) -> bool:
         """Move what is to be moved; say whether the ledger's load has changed.
 
         Parameters
         ----------
         load
             As the ledger has it.
+        known
+            Queues to which tasks were ever sent.
         mode
-            The kill switch; nothing is stolen unless it is ``on``.
+            The kill switch; only drained queues are emptied unless it is ``on``.
         knowledge
             What the policy knows, if anything.
         now
@@ -73,13 +88,17 @@ class Moving:
         ------
         BrokerError
             When the broker does not answer.
+        redis.RedisError
+            When the state's Redis does not.
 
         """
-        queues = self._emptying.due(self._ledger.drained, load, now)
-        if queues:
-            text = knowledge.text if knowledge else ""
-            # The next tick sees the load.
-            self._counters["tasks_drained"] += self._emptying.empty(queues, load, text, now)
-        if not self._settings.steal or mode != "on":
+        text = knowledge.text if knowledge else ""
+        # Of these two the next tick sees the load.
+        drained = self._emptying.due(self._ledger.drained, load, now)
+        if drained:
+            self._counters["tasks_drained"] += self._emptying.empty(drained, load, text, now)
+        if mode != "on":
             return False
-        return bool(self._stealing.step(load, now))
+        if self._settings.rescue and (dead := self._rescue.due(load, known, now)):
+            self._rescue.save(dead, load, text, now)
+        return self._settings.steal and bool(self._stealing.step(load, now))

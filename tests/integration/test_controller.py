@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from owl_celery.aggregates import Learned
-from owl_celery.brokers.base import Permit, Place, Seen
+from owl_celery.brokers.base import Owner, Permit, Place, Seen
 from owl_celery.controller.controller import Controller
 from owl_celery.controller.health import Health
 from owl_celery.controller.leader import Leader
@@ -76,6 +76,9 @@ class Depths:
         return 0
 
     def redirect(self, source: str, place: Place, limit: int) -> int:
+        return 0
+
+    def restore(self, owners: Mapping[str, Owner], permit: Permit | None = None) -> int:
         return 0
 
     def close(self) -> None:

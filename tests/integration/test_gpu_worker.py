@@ -99,7 +99,7 @@ if __name__ == "__main__":
             beat = self.beat(node)
             return beat if beat is not None and not beat.draining else None
 
-        beat = wait_until(open_beat, f"worker {node} to be ready", 30.0)
+        beat = wait_until(open_beat, f"worker {node} to be ready", 60.0)
         assert beat is not None
         return beat
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from owl_celery.brokers.base import Permit, Place, Seen
+from owl_celery.brokers.base import Owner, Permit, Place, Seen
 from owl_celery.draining import SETTLE_SECONDS, Draining
 from owl_celery.errors import BrokerError
 
@@ -51,6 +51,9 @@ class FakeBroker:
         return moved
 
     def redirect(self, source: str, place: Place, limit: int) -> int:
+        return 0
+
+    def restore(self, owners: Mapping[str, Owner], permit: Permit | None = None) -> int:
         return 0
 
     def close(self) -> None:

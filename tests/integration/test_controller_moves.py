@@ -1,4 +1,4 @@
-"""The controller gives idle workers what waits elsewhere, and keeps its account of it."""
+"""The controller moves tasks that wait, and keeps its account: idle workers, dead workers."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ class Fleet:
         self.redis = Redis.from_url(redis_url, decode_responses=True)
         self.state = RedisState(redis_url, Keys(NAMESPACE))
         self.seconds = 100.0
+        self.dead: set[str] = set()
         self.held: dict[str, set[str]] = {queue: set() for queue in MODELS}
         self.controller = Controller(
             self.state,
@@ -62,6 +63,8 @@ class Fleet:
 
     def beat(self) -> None:
         for queue, model in MODELS.items():
+            if queue in self.dead:
+                continue
             beat = Heartbeat(self.node(queue), queue, model, active=tuple(sorted(self.held[queue])))
             self.state.client.sadd(self.state.keys.nodes, beat.node)
             self.state.client.set(self.state.keys.heartbeat(beat.node), beat.encode(), px=5_000)
@@ -96,16 +99,25 @@ class Fleet:
     def node(self, queue: str) -> str:
         return f"gpu{queue[-1]}@a"
 
+    def kill(self, queue: str) -> None:
+        """End a worker without a word."""
+        self.dead.add(queue)
+        self.state.client.delete(self.state.keys.heartbeat(self.node(queue)))
+
     def busy(self, *queues: str) -> None:
         """Have each of these queues run a long task."""
         for queue in queues:
             self.start(f"long-{queue}", queue, service_seconds=60.0)
 
-    def tick(self, times: int = 1) -> None:
+    def tick(self, times: int = 1, after: float = TICK) -> None:
         for _ in range(times):
-            self.seconds += TICK
+            self.seconds += after
             self.beat()
             assert self.controller.tick()
+
+    def wait(self, seconds: int) -> None:
+        """Let time pass, in steps that are shorter than the lease."""
+        self.tick(2 * seconds, after=0.5)
 
     def waiting(self, queue: str) -> list[float]:
         """Count and seconds that wait in a queue."""
@@ -113,11 +125,11 @@ class Fleet:
         row = load.names.index(queue)
         return [load.waiting_count[row], load.waiting_seconds[row]]
 
-    def stolen(self) -> int:
+    def counter(self, name: str) -> int:
+        """What health says, a while later."""
         self.tick(25)
-        text = self.redis.get(self.state.keys.health)
-        health = Health.decode(str(text))
-        return health.counters.get("stolen", 0) if health else 0
+        health = Health.decode(str(self.redis.get(self.state.keys.health)))
+        return health.counters.get(name, 0) if health else 0
 
     def close(self) -> None:
         self.controller.step_down()
@@ -172,7 +184,7 @@ def test_the_load_is_right_at_once_and_when_the_task_starts(fleet: Fleet) -> Non
     fleet.tick()
     load = fleet.leader.load
     assert (load.waiting_seconds, load.running) == ([0.0] * 3, [])
-    assert fleet.stolen() == 1
+    assert fleet.counter("stolen") == 1
 
 
 def test_a_queue_gets_one_task_until_it_is_seen_to_run(fleet: Fleet) -> None:
@@ -242,4 +254,79 @@ def test_the_setting_stops_it(redis_url: str, tmp_path: Path) -> None:
     fleet.send(FAST, 1, 2)
     fleet.tick(5)
     assert numbers_in(fleet.redis, FAST) == [1, 2]
+    fleet.close()
+
+
+def test_what_waits_for_a_dead_worker_goes_to_the_others(fleet: Fleet) -> None:
+    fleet.send(FAST, 1, 2)
+    fleet.send(FAST, 3, header={"algorithm": "user"})
+    fleet.app.send_task("proj.work", (4,), queue=FAST)
+    fleet.busy(OTHER, SLOW)
+    fleet.tick()
+    fleet.kill(FAST)
+    fleet.tick(5)
+    assert FAST not in fleet.leader.load.names
+    # A heartbeat counts for five seconds, so that the silence is ten more.
+    fleet.wait(8)
+    assert len(numbers_in(fleet.redis, FAST)) == 4
+    fleet.wait(4)
+    assert numbers_in(fleet.redis, FAST) == [3, 4]
+    assert sorted(numbers_in(fleet.redis, OTHER) + numbers_in(fleet.redis, SLOW)) == [1, 2]
+    assert fleet.counter("rescued") == 2
+    # What a producer with an old view sends there later follows, even much later.
+    fleet.wait(120)
+    fleet.send(FAST, 5)
+    fleet.wait(20)
+    assert numbers_in(fleet.redis, FAST) == [3, 4]
+
+
+def test_a_claimed_queue_is_not_dead(fleet: Fleet) -> None:
+    fleet.send(FAST, 1)
+    fleet.busy(OTHER, SLOW)
+    fleet.kill(FAST)
+    fleet.state.client.set(fleet.state.keys.claim(FAST), "gpu0@a owner")
+    fleet.wait(30)
+    assert numbers_in(fleet.redis, FAST) == [1]
+    fleet.state.client.delete(fleet.state.keys.claim(FAST))
+    fleet.wait(5)
+    assert numbers_in(fleet.redis, FAST) == []
+
+
+def test_nobody_is_dead_because_nobody_listened(fleet: Fleet) -> None:
+    fleet.send(FAST, 1)
+    fleet.busy(OTHER, SLOW)
+    fleet.kill(FAST)
+    fleet.tick(1, after=60.0)
+    fleet.wait(5)
+    assert numbers_in(fleet.redis, FAST) == [1]
+    fleet.wait(20)
+    assert numbers_in(fleet.redis, FAST) == []
+
+
+def test_a_new_controller_saves_what_it_finds(redis_url: str, tmp_path: Path) -> None:
+    fleet = Fleet(redis_url, tmp_path)
+    fleet.dead.add(FAST)
+    fleet.send(FAST, 1)
+    fleet.tick()
+    fleet.wait(12)
+    assert numbers_in(fleet.redis, FAST) == []
+    fleet.close()
+
+
+@pytest.mark.parametrize("mode", ["shadow", "off"])
+def test_the_kill_switch_stops_the_rescue(fleet: Fleet, mode: str) -> None:
+    fleet.send(FAST, 1)
+    fleet.state.client.set(fleet.state.keys.mode, mode)
+    fleet.kill(FAST)
+    fleet.wait(30)
+    assert numbers_in(fleet.redis, FAST) == [1]
+
+
+def test_its_setting_stops_the_rescue(redis_url: str, tmp_path: Path) -> None:
+    fleet = Fleet(redis_url, tmp_path, rescue=False)
+    fleet.begin()
+    fleet.send(FAST, 1)
+    fleet.kill(FAST)
+    fleet.wait(30)
+    assert numbers_in(fleet.redis, FAST) == [1]
     fleet.close()

@@ -1,0 +1,150 @@
+"""Real workers that are killed: nothing is lost, and only what ran runs again."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from owl_celery.brokers import open_broker
+from owl_celery.controller import rescue
+from owl_celery.controller.controller import Controller
+from owl_celery.controller.leader import Leader
+from owl_celery.gpus import fake_gpu
+from owl_celery.lane import gpu_queue, lane_of_gpu
+from owl_celery.redis_state import RedisState
+from owl_celery.settings import Settings
+from owl_celery.store.memory import MemoryStore
+from owl_celery.testing import wait_until
+from owl_celery.types import Outcome, TryState
+from owl_celery.wire import TaskHeader, encode_event
+from tests.integration.test_gpu_worker import HOST, KEYS, Cluster
+
+pytestmark = pytest.mark.integration
+
+QUEUES = (gpu_queue(0), gpu_queue(1))
+LANES = tuple(
+    lane_of_gpu(fake_gpu(index, "k80", HOST), is_simulated=True) for index in range(len(QUEUES))
+)
+HOLD = "tests.integration.gpu_app.hold"
+
+
+class Watched(Cluster):
+    """Workers with a controller in this process."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        super().__init__(url, folder)
+        settings = Settings.load(
+            redis_url=url, namespace=KEYS.namespace, continuous_learning_storage_path=folder, seed=1
+        )
+        state = RedisState(url, KEYS)
+        self.controller = Controller(state, open_broker(self.app), settings, MemoryStore)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self.controller.run, args=(self._stop,))
+        self._thread.start()
+
+    @property
+    def leader(self) -> Leader:
+        leader = wait_until(lambda: self.controller.leader, "the controller to lead")
+        assert leader is not None
+        return leader
+
+    def teach(self) -> None:
+        """Make it known that a task takes a second."""
+        for number in range(20):
+            outcome = Outcome(
+                f"t{number}", f"b{number}", 0, HOLD, 1.0, QUEUES[0], f"gpu0@{HOST}", "k80",
+                TryState.SUCCESS, 1.0, 1.7e9,
+            )  # fmt: skip
+            self.redis.xadd(KEYS.events, {"e": encode_event(outcome)})
+        wait_until(lambda: self.leader.learner.counters["outcomes"] >= 20, "what was taught")
+
+    def route(self, name: str, queue: str, until: str = "", algorithm: str = "q_learning") -> Any:
+        """Send a task as the router does."""
+        header = TaskHeader(f"d-{name}", queue, algorithm, HOLD, 1.7e9, service_seconds=1.0)
+        self.redis.hincrby(KEYS.assigned_count, queue, 1)
+        self.redis.hincrbyfloat(KEYS.assigned_seconds, queue, 1.0)
+        headers = {"owl": header.encode()}
+        return self.app.send_task(HOLD, (name, until), queue=queue, headers=headers)
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()
+        super().close()
+
+
+@pytest.fixture
+def watched(redis_url: str, tmp_path: Path) -> Iterator[Watched]:
+    watched = Watched(redis_url, tmp_path)
+    yield watched
+    watched.close()
+
+
+def test_tasks_are_moved_to_an_idle_worker_and_rescued_from_a_dead_one(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rescue, "SILENT_SECONDS", 7.0)
+    nodes = [watched.start(f"gpu{index}", LANES[index]) for index in range(2)]
+    for node in nodes:
+        watched.ready(node)
+    watched.teach()
+
+    # The second worker is idle: it gets what waits behind the long task of the first.
+    watched.route("long", QUEUES[0], until="never")
+    watched.running("long")
+    moved = [watched.route(f"moved{number}", QUEUES[0]) for number in range(3)]
+    assert [result.get(timeout=20) for result in moved] == ["moved0", "moved1", "moved2"]
+    assert watched.leader.counters["stolen"] == 3
+
+    # Now it has no time, until the first is dead and its tasks are rescued.
+    watched.route("block", QUEUES[1], until="block")
+    watched.running("block")
+    waiting = [watched.route(f"waiting{number}", QUEUES[0]) for number in range(2)]
+    watched.route("named", QUEUES[0], algorithm="user")
+    watched.end(nodes[0], signal.SIGKILL)
+    wait_until(lambda: QUEUES[0] not in watched.leader.load.names, "the worker to be missed", 6.0)
+    wait_until(lambda: watched.leader.counters["rescued"] == 3, "the rescue", 15.0)
+    assert watched.leader.counters["handed_back"] == 1
+    watched.redis.set("block", 1)
+    watched.redis.set("never", 1)
+
+    for number, result in enumerate(waiting):
+        assert result.get(timeout=20) == f"waiting{number}"
+    wait_until(lambda: watched.ran().count("long") == 2, "what it ran to run again")
+    wait_until(lambda: watched.redis.hlen("unacked") == 0, "all acknowledgements")
+    ran = watched.ran()
+    assert sorted(ran) == sorted(
+        ["long", "long", "block", *(f"moved{n}" for n in range(3)), "waiting0", "waiting1"]
+    )
+    # Whoever names a queue waits for its worker.
+    assert watched.redis.llen(QUEUES[0]) == 1
+
+
+def test_what_a_killed_worker_ran_runs_again_when_it_is_back(cluster: Cluster) -> None:
+    node = cluster.start("gpu0", LANES[0])
+    cluster.ready(node)
+    result = cluster.hold("again", QUEUES[0], until="go")
+    cluster.hold("next", QUEUES[0])
+    cluster.running("again")
+    cluster.end(node, signal.SIGKILL)
+    assert cluster.redis.hlen("unacked") == 1
+
+    cluster.start("gpu0", LANES[0])
+
+    wait_until(lambda: cluster.ran() == ["again", "again"], "the task to run again", 30.0)
+    cluster.redis.set("go", 1)
+    assert result.get(timeout=10) == "again"
+    wait_until(lambda: cluster.ran() == ["again", "again", "next"], "the next one")
+    wait_until(lambda: cluster.redis.hlen("unacked") == 0, "all acknowledgements")
+    assert "they run again" in cluster.log(node)
+
+
+@pytest.fixture
+def cluster(redis_url: str, tmp_path: Path) -> Iterator[Cluster]:
+    cluster = Cluster(redis_url, tmp_path)
+    yield cluster
+    cluster.close()

@@ -1,0 +1,185 @@
+"""What a dead worker held goes back to its queue, once; what a live one holds stays."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from celery import Celery
+from kombu.transport.virtual import Message
+from redis import Redis
+
+from owl_celery.brokers.base import Owner, Permit
+from owl_celery.brokers.redis import RedisBroker, open_redis_broker
+from tests.routed import numbers_in, send_routed
+
+pytestmark = pytest.mark.integration
+
+DEAD, LIVE = "gpu.a.0", "gpu.a.1"
+CLAIM = "owl:test:claim:gpu.a.0"
+NOBODYS = {DEAD: Owner(CLAIM)}
+
+
+class Held:
+    """Consumers that take messages and die, or live."""
+
+    def __init__(self, app: Celery) -> None:
+        self._connection = app.connection_for_read()
+        self.channel = self._connection.default_channel
+
+    def take(self, queue: str) -> Message:
+        message: Message = self.channel.message_to_python(self.channel.basic_get(queue))
+        # A consumer notes what it was given; basic_get does not.
+        self.channel.qos.append(message, message.delivery_tag)
+        return message
+
+    def close(self) -> None:
+        # Whoever closes hands its messages back; these are to look like those of the dead.
+        self.channel.qos._delivered.clear()
+        self._connection.release()
+
+
+@pytest.fixture
+def app(redis_url: str) -> Iterator[Celery]:
+    """An application on the real Redis."""
+    app = Celery("proj", broker=redis_url, set_as_current=False)
+    yield app
+    app.close()
+
+
+@pytest.fixture
+def broker(app: Celery) -> Iterator[RedisBroker]:
+    """Its broker."""
+    broker = open_redis_broker(app)
+    yield broker
+    broker.close()
+
+
+@pytest.fixture
+def held(app: Celery) -> Iterator[Held]:
+    """Consumers of the same application."""
+    held = Held(app)
+    yield held
+    held.close()
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[Redis]:
+    """The same Redis."""
+    with Redis.from_url(redis_url, decode_responses=True) as client:
+        yield client
+
+
+def test_what_a_dead_worker_held_is_served_next_and_what_a_live_one_holds_stays(
+    app: Celery, broker: RedisBroker, held: Held, client: Redis
+) -> None:
+    send_routed(app, DEAD, 1, 2, 3)
+    send_routed(app, LIVE, 4)
+    tag = held.take(DEAD).delivery_tag
+    held.take(LIVE)
+    assert client.hlen("unacked") == 2
+
+    assert broker.restore(NOBODYS) == 1
+
+    assert numbers_in(client, DEAD) == [1, 2, 3]
+    assert client.hlen("unacked") == client.zcard("unacked_index") == 1
+    message = json.loads(str(client.lindex(DEAD, -1)))
+    assert message["properties"]["delivery_info"]["redelivered"] is True
+    # A worker that was only cut off cannot acknowledge what another has now.
+    again = held.take(DEAD)
+    held.channel.qos._remove_from_indices(tag).execute()
+    assert again.delivery_tag != tag
+    assert client.hexists("unacked", again.delivery_tag)
+    assert broker.restore(NOBODYS) == 1
+    assert broker.restore(NOBODYS) == 0
+
+
+def test_it_is_the_same_message_with_its_priority(
+    app: Celery, broker: RedisBroker, held: Held, client: Redis
+) -> None:
+    text = '"delivery_info": {"exchange": "", "routing_key": "x"}, "delivery_tag": "y"'
+    headers = {"big": 2**63 + 1, "none": [], "text": text, "delivery_info": {"nested": 1}}
+    app.send_task("proj.work", (2**70,), queue=DEAD, headers=headers, priority=9)
+    name = f"{DEAD}\x06\x169"
+    before = json.loads(str(client.lindex(name, 0)))
+    held.take(DEAD)
+    assert broker.restore(NOBODYS) == 1
+    after_text = str(client.lindex(name, 0))
+    after = json.loads(after_text)
+    assert str(2**63 + 1) in after_text
+    tag = after["properties"].pop("delivery_tag")
+    assert tag.startswith(before["properties"].pop("delivery_tag") + ".r1.")
+    assert after["properties"]["delivery_info"].pop("redelivered")
+    assert after == before
+
+
+def deliveries(client: Redis, eta: datetime | None, held: Held, broker: RedisBroker) -> str:
+    """The count in the tag of a task that two workers held when they died."""
+    for _ in range(2):
+        held.take(DEAD)
+        assert broker.restore(NOBODYS) == 1
+    message = json.loads(str(client.lindex(DEAD, 0)))
+    return str(message["properties"]["delivery_tag"]).split(".")[1]
+
+
+@pytest.mark.parametrize(("hours", "count"), [(None, "r2"), (-1, "r2"), (1, "r0")])
+def test_the_tag_counts_the_tries_but_not_the_wait_for_an_eta(
+    app: Celery, broker: RedisBroker, held: Held, client: Redis, hours: int | None, count: str
+) -> None:
+    eta = None if hours is None else datetime.now(UTC) + timedelta(hours=hours)
+    send_routed(app, DEAD, 1, eta=eta)
+    assert deliveries(client, eta, held, broker) == count
+
+
+def test_a_claimed_queue_is_not_touched_but_by_its_owner(
+    app: Celery, broker: RedisBroker, held: Held, client: Redis
+) -> None:
+    send_routed(app, DEAD, 1)
+    held.take(DEAD)
+    client.set(CLAIM, "gpu0@a owner")
+    assert broker.restore(NOBODYS) == 0
+    assert broker.restore({DEAD: Owner(CLAIM, "gpu0@a another")}) == 0
+    assert broker.restore({DEAD: Owner(CLAIM, "gpu0@a owner")}) == 1
+
+
+def test_a_controller_that_leads_no_more_hands_nothing_back(
+    app: Celery, broker: RedisBroker, held: Held, client: Redis
+) -> None:
+    send_routed(app, DEAD, 1)
+    held.take(DEAD)
+    permit = Permit("owl:test:lease:controller", "7:token", "owl:test:moves", 7)
+    client.set(permit.lease_key, "8:other")
+    assert broker.restore(NOBODYS, permit) == 0
+    client.delete(permit.lease_key)
+    client.set(permit.fence_key, 8)
+    assert broker.restore(NOBODYS, permit) == 0
+    assert broker.restore(NOBODYS, permit._replace(fence=9)) == 1
+
+
+def test_many_are_looked_through_and_strange_text_stays(
+    app: Celery, broker: RedisBroker, held: Held, client: Redis
+) -> None:
+    send_routed(app, DEAD, *range(200))
+    send_routed(app, LIVE, *range(200))
+    for _ in range(200):
+        held.take(DEAD)
+        held.take(LIVE)
+    strange = {
+        "a": "",
+        "b": "no JSON",
+        "c": '[{}, "", "gpu.a.1"]',
+        "d": ', "gpu.a.0"]',
+        "e": '[no JSON, "", "gpu.a.0"]',
+    }
+    for tag, text in strange.items():
+        client.hset("unacked", tag, text)
+    assert broker.restore(NOBODYS) == 200
+    assert numbers_in(client, DEAD) == list(range(200)) or client.llen(DEAD) == 200
+    assert client.hmget("unacked", list(strange)) == list(strange.values())
+    assert client.hlen("unacked") == 205
+    # A message of some other kind goes back as it is.
+    client.hset("unacked", "f", '[{"x": 1}, "", "gpu.a.0"]')
+    assert broker.restore(NOBODYS) == 1
+    assert client.lindex(DEAD, -1) == '{"x": 1}'
