@@ -15,27 +15,37 @@ from owl_celery.brokers.redis import open_redis_broker
 from owl_celery.controller.stealing import header_of
 
 
-def move(url: str, source: str, destination: str) -> None:
-    """Move without end."""
+def move(url: str, source: str, destination: str, moving: int) -> None:
+    """Move without end; say by a byte to ``moving`` that the first message has moved."""
     broker = open_redis_broker(Celery("proj", broker=url, set_as_current=False))
     permit = Permit("owl:test:lease:controller", "", "owl:test:moves", 1)
     while True:
         for seen in broker.peek([source], 8)[source]:
             header = header_of(seen.text)
-            if header is not None:
-                broker.take(source, seen, header.decision_id, destination, permit)
+            if header is not None and broker.take(
+                source, seen, header.decision_id, destination, permit
+            ):
+                os.write(moving, b".")
 
 
 def main(url: str, source: str, destination: str, kills: str) -> None:
     """Kill as many movers as asked, each at a random moment of its work."""
+    # What it takes to move is imported once, and not by each mover anew.
+    broker = open_redis_broker(Celery("proj", broker=url, set_as_current=False))
+    broker.depths([source])
+    broker.close()
     draw = random.Random(1)
     for _ in range(int(kills)):
+        reader, writer = os.pipe()
         pid = os.fork()
         if not pid:
-            move(url, source, destination)
-        time.sleep(draw.uniform(0.05, 0.3))
+            move(url, source, destination, writer)
+        os.read(reader, 1)
+        time.sleep(draw.uniform(0.0, 0.1))
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
+        os.close(reader)
+        os.close(writer)
     print(kills)
 
 

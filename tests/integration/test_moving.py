@@ -161,7 +161,7 @@ def test_only_the_leader_moves(app: Celery, broker: RedisBroker, client: Redis) 
 def test_a_mover_that_is_killed_at_any_moment_loses_and_doubles_nothing(
     app: Celery, client: Redis, redis_url: str
 ) -> None:
-    count, kills = 3_000, 12
+    count, kills = 600, 12
     send_routed(app, FROM, *range(count))
     command = [sys.executable, "-m", "tests.mover_process", redis_url, FROM, TO, str(kills)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -182,4 +182,4 @@ def test_a_mover_that_is_killed_at_any_moment_loses_and_doubles_nothing(
     tags = Counter(json.loads(text)["properties"]["delivery_tag"] for text in got)
     assert len(tags) == count
     assert set(tags.values()) == {1}
-    assert moved[TO] > kills
+    assert moved[TO] >= kills
