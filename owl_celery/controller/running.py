@@ -86,7 +86,13 @@ class RunningTasks:
 
     def count_on(self, node: str) -> int:
         """Tasks that a worker holds, those included of which only its last heartbeat tells."""
-        return len(self._by_node.get(node, {})) + len(self._listed.get(node, {}))
+        tasks = self._by_node.get(node, {})
+        only_listed = [
+            task_id
+            for task_id, first in self._listed.get(node, {}).items()
+            if task_id not in tasks and self._ended.get((node, task_id), first) <= first
+        ]
+        return len(tasks) + len(only_listed)
 
     def start(self, task: Running) -> bool:
         """Note a start; say whether it is the first that is heard of this try."""

@@ -39,6 +39,8 @@ class Fleet:
         self.seconds = 100.0
         self.dead: set[str] = set()
         self.held: dict[str, set[str]] = {queue: set() for queue in MODELS}
+        # Its knowledge is complete with the first outcomes.
+        settings = {"policy": "expected_completion", **settings}
         self.controller = Controller(
             self.state,
             open_broker(self.app),

@@ -39,7 +39,10 @@ class Watched(Cluster):
     def __init__(self, url: str, folder: Path) -> None:
         super().__init__(url, folder)
         settings = Settings.load(
-            redis_url=url, namespace=KEYS.namespace, continuous_learning_storage_path=folder, seed=1
+            redis_url=url,
+            namespace=KEYS.namespace,
+            continuous_learning_storage_path=folder,
+            policy="expected_completion",
         )
         state = RedisState(url, KEYS)
         self.controller = Controller(state, open_broker(self.app), settings, MemoryStore)

@@ -166,6 +166,18 @@ def test_a_queue_is_free_while_nothing_waits_or_is_held(world: World) -> None:
     assert world.ledger.free_rows(world.look({QUEUE: 0})) == []
 
 
+def test_what_only_a_heartbeat_lists_is_held_until_it_is_seen_to_end(world: World) -> None:
+    world.now += 1.0
+    world.hear(beat(world.now, active=("a",)))
+    assert world.ledger.held_count(QUEUE) == 1
+    world.now += 0.1
+    world.ledger.start(started("a"), world.now)
+    assert world.ledger.held_count(QUEUE) == 1
+    world.ledger.end(ended(started("a")), world.now)
+    # Although there was no other heartbeat since.
+    assert world.ledger.held_count(QUEUE) == 0
+
+
 def test_tasks_that_vanish_unseen_are_forgotten_with_the_depth(world: World) -> None:
     world.assign(100, 500.0)
     world.look({QUEUE: 100})
