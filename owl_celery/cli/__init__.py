@@ -17,6 +17,7 @@ COMMANDS: Final = {
     "resume": "owl_celery.cli.resume",
     "serve": "owl_celery.cli.serve",
     "simulate": "owl_celery.cli.simulate",
+    "status": "owl_celery.cli.status",
     "worker": "owl_celery.cli.worker",
 }
 
