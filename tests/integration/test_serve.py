@@ -98,7 +98,7 @@ def test_it_leads_and_is_seen_until_told_to_stop(redis_url: str, tmp_path: Path)
     keys = Keys("proj")
     try:
         with Redis.from_url(redis_url) as client:
-            wait_until(lambda: client.exists(keys.knowledge), "the first knowledge", 30.0)
+            wait_until(lambda: client.exists(keys.knowledge), "the first knowledge", 90.0)
             wait_until(lambda: "owl_controller_active 1.0" in metrics(port), "metrics", 30.0)
             address = f"http://127.0.0.1:{api_port}"
             wait_until(lambda: httpx.get(f"{address}/readyz").status_code == 200, "the view", 30.0)
