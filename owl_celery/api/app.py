@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from importlib import import_module
 from typing import Final
 
 from fastapi import FastAPI
 
+from owl_celery.api.description import describe
 from owl_celery.api.feed import Feed
 from owl_celery.api.gate import (
     OPEN_PATHS,
@@ -20,7 +22,7 @@ from owl_celery.api.gate import (
 )
 from owl_celery.api.parts import ApiParts
 from owl_celery.api.problems import install_handlers
-from owl_celery.api.routes import controls, decisions, learning, lists, site
+from owl_celery.api.routes import controls, decisions, learning, lists, pages, site
 from owl_celery.overview import OverviewReader
 from owl_celery.overview.requirements import RequirementsReader
 from owl_celery.redis_state import RedisState
@@ -61,6 +63,7 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
     )
+    app.openapi = partial(describe, app)  # type: ignore[method-assign]  # as FastAPI documents
     app.state.parts = ApiParts(
         settings,
         state,
@@ -73,13 +76,14 @@ def create_app(
     for routes in (learning, lists, decisions, controls):
         app.include_router(routes.router, prefix=PREFIX)
     app.include_router(site.router)
-    pages = site.add_console(app)
+    app.include_router(pages.router)
+    console = site.add_console(app)
     token = settings.api_token.get_secret_value() if settings.api_token else ""
     checks: list[Check] = [
         *(() if token else (check_host,)),
         CheckRate(limits),
         check_size(limits),
-        CheckToken(token, OPEN_PATHS | pages),
+        CheckToken(token, OPEN_PATHS | console),
     ]
     app.add_middleware(Gate, checks=checks, body_bytes=limits.body_bytes)
     return app

@@ -134,12 +134,10 @@ async def _on_anything(request: Request, error: Exception) -> JSONResponse:
 
 
 def documented(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
-    """What OpenAPI says of these errors of a path."""
+    """What OpenAPI says of these errors of a path, and of all that any path may answer."""
+    content = {MEDIA_TYPE: {"schema": {"$ref": f"#/components/schemas/{ProblemBody.__name__}"}}}
+    said = {int(status): status.phrase for status in statuses}
     return {
-        int(status): {
-            "description": status.phrase,
-            "model": ProblemBody,
-            "content": {MEDIA_TYPE: {}},
-        }
-        for status in statuses
+        "4XX": {"description": "The request cannot be answered", "content": content},
+        **{status: {"description": said[status], "content": content} for status in said},
     }

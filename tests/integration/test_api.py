@@ -172,6 +172,14 @@ class TestAnswers:
         found = api.get("/api/v1/openapi.json").json()
         assert found["info"]["title"] == "owl_celery"
         assert f"{PREFIX}/health" in found["paths"]
+        assert found["components"]["securitySchemes"]["token"]["scheme"] == "bearer"
+
+    def test_a_page_lists_the_paths_without_scripts(self, api: httpx.Client) -> None:
+        answer = api.get("/docs")
+        assert answer.headers["content-type"].startswith("text/html")
+        assert "GET /api/v1/learning/decisions/{task_id}" in answer.text
+        assert "gpu.host1.0" in answer.text
+        assert "<script" not in answer.text
 
 
 class TestErrors:

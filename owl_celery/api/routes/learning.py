@@ -22,7 +22,7 @@ router = APIRouter(tags=["learning"])
 Line = asyncio.Queue[LiveEvent | None]
 
 
-@router.get("/health")
+@router.get("/health", responses=documented())
 def health(parts: Parts) -> HealthBody:
     """Say whether learned routing works, and why not.
 

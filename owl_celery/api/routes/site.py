@@ -21,7 +21,7 @@ CONSOLE: Final = Path(__file__).parents[1] / "console"
 router = APIRouter(tags=["checks"])
 
 
-@router.get("/healthz")
+@router.get("/healthz", responses=documented())
 async def healthz() -> StatusBody:
     """Say that this process answers."""
     return StatusBody()
