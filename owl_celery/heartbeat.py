@@ -86,7 +86,7 @@ class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ha
         is_owner, broker = claims.take(), open_broker(parent.app)
         if self.settings.rescue and is_owner and self._gpu.queue:
             owner_of_queue = Owner(self.state.keys.claim(self._gpu.queue), claims.value)
-            recover(broker, self._gpu.queue, owner_of_queue)
+            recover(broker, self._gpu.queue, owner_of_queue, self.settings.max_worker_losses)
         self._draining = Draining(
             broker,
             self._gpu.queue,

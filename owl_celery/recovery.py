@@ -10,14 +10,14 @@ from owl_celery.errors import BrokerError
 log = logging.getLogger(__name__)
 
 
-def recover(broker: Broker, queue: str, owner: Owner) -> int:
+def recover(broker: Broker, queue: str, owner: Owner, max_losses: int) -> int:
     """Hand back to the worker's own queue what was delivered from it before; count it.
 
     Called before the worker consumes: whatever is not acknowledged was held by a worker that is
     dead, since the queue is claimed by this one.
     """
     try:
-        restored = broker.restore({queue: owner})
+        restored = broker.restore({queue: owner}, max_losses=max_losses)
         # The pool is forked later, and must not share a socket.
         broker.close()
     except BrokerError as error:

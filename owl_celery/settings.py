@@ -78,6 +78,8 @@ class Settings(BaseSettings):
     rescue
         Whether the controller moves away what waits for a dead worker and what it held, and a
         worker takes back what one before it held.
+    max_worker_losses
+        Workers that may die while they hold a task, before it fails; 0 for no limit.
     drain_timeout_seconds
         How long a GPU worker that is asked to stop goes on with what waits in its queue before
         the rest moves to the default queue; 0 moves it at once.
@@ -150,6 +152,7 @@ class Settings(BaseSettings):
     lease_seconds: Annotated[float, Field(ge=1, le=60)] = 5.0
     steal: bool = True
     rescue: bool = True
+    max_worker_losses: Annotated[int, Field(ge=0)] = 3
     drain_timeout_seconds: Annotated[float, Field(ge=0, le=86_400)] = 30.0
     api_host: Annotated[str, Field(min_length=1, max_length=255)] = "127.0.0.1"
     api_port: Annotated[int, Field(ge=1, le=65535)] = 8080

@@ -133,7 +133,9 @@ class AmqpBroker:
             **properties,
         )
 
-    def restore(self, owners: Mapping[str, Owner], permit: Permit | None = None) -> int:
+    def restore(
+        self, owners: Mapping[str, Owner], permit: Permit | None = None, max_losses: int = 0
+    ) -> int:
         """Hand back nothing: RabbitMQ does it as soon as a connection is lost."""
         return 0
 

@@ -128,7 +128,9 @@ class Broker(Protocol):
         safe as ``move_all``.
         """
 
-    def restore(self, owners: Mapping[str, Owner], permit: Permit | None = None) -> int:
+    def restore(
+        self, owners: Mapping[str, Owner], permit: Permit | None = None, max_losses: int = 0
+    ) -> int:
         """Hand back to these queues what was delivered from them and never acknowledged.
 
         For queues whose worker is dead, since what a live one holds would run twice. Returns how
@@ -140,6 +142,8 @@ class Broker(Protocol):
             The queues, with the claims that are checked where the messages are.
         permit
             The right of a controller; not needed by the worker that has claimed its queue.
+        max_losses
+            How many workers may die while they hold a task, before it fails; 0 for no limit.
 
         """
 
@@ -179,7 +183,9 @@ class BlindBroker:
         """Move nothing."""
         return 0
 
-    def restore(self, owners: Mapping[str, Owner], permit: Permit | None = None) -> int:
+    def restore(
+        self, owners: Mapping[str, Owner], permit: Permit | None = None, max_losses: int = 0
+    ) -> int:
         """Hand back nothing."""
         return 0
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -14,15 +16,19 @@ from kombu.connection import Connection
 from redis import Redis
 
 from owl_celery.brokers.base import TIMEOUT_SECONDS, Owner, Permit, Place, Seen
+from owl_celery.brokers.poison import fail_task
 from owl_celery.errors import BrokerError
 from owl_celery.wire import TaskHeader
 
 if TYPE_CHECKING:
     from celery import Celery
 
+log = logging.getLogger(__name__)
+
 SCRIPTS: Final = resources.files("owl_celery.brokers") / "lua"
 MOVED_AT_ONCE: Final = 200
 LOOKED_AT_ONCE: Final = 50
+GIVE_UP_SECONDS: Final = 3.0
 PEEKED_BYTES: Final = 256 * 1024
 LONGEST_MOVED_BYTES: Final = 64 * 1024
 """Larger messages stay where they are: Redis serves nobody else while it reads them."""
@@ -37,7 +43,9 @@ def open_redis_broker(app: Celery) -> RedisBroker:
     """Look into the queues of an application whose broker is Redis; connects later."""
     # The transport waits for ever by default, and the controller must not.
     options = {"socket_timeout": TIMEOUT_SECONDS, "socket_connect_timeout": TIMEOUT_SECONDS}
-    return RedisBroker(partial(app.connection_for_read, transport_options=options))
+    return RedisBroker(
+        partial(app.connection_for_read, transport_options=options), partial(fail_task, app)
+    )
 
 
 class RedisBroker:
@@ -50,11 +58,14 @@ class RedisBroker:
     ----------
     connect
         Makes an unconnected connection of the application.
+    fail
+        Stores as a task's result that its worker died so often; given its message and the number.
 
     """
 
-    def __init__(self, connect: Callable[[], Connection]) -> None:
+    def __init__(self, connect: Callable[[], Connection], fail: Callable[[str, int], None]) -> None:
         self._connect = connect
+        self._fail = fail
         self._connection: Any = None
         self._channel: Any = None
         self._client: Any = None
@@ -158,7 +169,9 @@ class RedisBroker:
                         break
         return moved
 
-    def restore(self, owners: Mapping[str, Owner], permit: Permit | None = None) -> int:
+    def restore(
+        self, owners: Mapping[str, Owner], permit: Permit | None = None, max_losses: int = 0
+    ) -> int:
         """Hand back to these queues what was delivered from them and never acknowledged.
 
         Looks through all that any worker of this broker holds, in pieces. Each message keeps its
@@ -179,15 +192,48 @@ class RedisBroker:
             ]
             now = datetime.now(UTC).isoformat()
             arguments = [
-                *(right.token, right.fence, now, prefix, channel.sep, len(steps)),
+                *(right.token, right.fence, now, max_losses, prefix, channel.sep, len(steps)),
                 *steps,
                 *(part for queue, owner in owners.items() for part in (queue, *owner)),
             ]
             while True:
-                cursor, handed = script(keys, [cursor, LOOKED_AT_ONCE, *arguments])
+                cursor, handed, deadly = script(keys, [cursor, LOOKED_AT_ONCE, *arguments])
                 total += int(handed)
+                for tag, message in zip(deadly[::2], deadly[1::2], strict=True):
+                    self._give_up(client, keys, tag, message, max_losses)
                 if int(cursor) == 0:
                     return total
+
+    def _give_up(
+        self, client: Any, keys: Sequence[str], tag: bytes, message: bytes, losses: int
+    ) -> None:
+        """Let a task fail that has killed its workers; what is done twice ends the same way."""
+        if not self._has_failed(message.decode("utf-8"), losses):
+            log.error("owl: it comes back after the visibility timeout, to be given up then")
+            return
+        unacked, index = keys[:2]
+        with client.pipeline() as pipe:
+            pipe.zrem(index, tag)
+            pipe.hdel(unacked, tag)
+            pipe.execute()
+
+    def _has_failed(self, message: str, losses: int) -> bool:
+        """Whether the result was stored; a backend that hangs is not waited for."""
+        errors: list[Exception | None] = []
+
+        def fail() -> None:
+            try:
+                self._fail(message, losses)
+            except Exception as error:
+                log.error("owl: the failure of a task cannot be stored: %r", error)
+                errors.append(error)
+            else:
+                errors.append(None)
+
+        thread = threading.Thread(target=fail, name="owl-give-up", daemon=True)
+        thread.start()
+        thread.join(GIVE_UP_SECONDS)
+        return errors == [None]
 
     def close(self) -> None:
         """Close the connection; the next use opens another."""

@@ -56,9 +56,16 @@ class Moving:
         self._ledger = ledger
         self._counters = counters
         placer = Placer(settings, default_queue)
-        ttl_seconds = settings.heartbeat_ttl_seconds
         self._emptying = Emptying(broker, placer)
-        self._rescue = Rescue(state, broker, placer, lease, counters, ttl_seconds)
+        self._rescue = Rescue(
+            state,
+            broker,
+            placer,
+            lease,
+            counters,
+            settings.heartbeat_ttl_seconds,
+            settings.max_worker_losses,
+        )
         self._stealing = Stealing(broker, ledger, host, lease, counters, clock)
 
     def step(

@@ -50,6 +50,8 @@ class Rescue:
         Where ``rescued`` and ``handed_back`` are counted.
     ttl_seconds
         How long a heartbeat counts: a queue is missed only so long after the last one.
+    max_losses
+        As in ``Broker.restore``.
 
     """
 
@@ -61,6 +63,7 @@ class Rescue:
         lease: Lease,
         counters: Counter[str],
         ttl_seconds: float,
+        max_losses: int,
     ) -> None:
         self._state = state
         self._broker = broker
@@ -68,6 +71,7 @@ class Rescue:
         self._lease = lease
         self._counters = counters
         self._ttl_seconds = ttl_seconds
+        self._max_losses = max_losses
         self._last_beat: dict[str, float] = {}
         self._searched: set[str] = set()
         self._due_at: dict[str, float] = {}
@@ -148,7 +152,9 @@ class Rescue:
         """Give back to their queues what the workers held; once, since nobody consumes there."""
         keys = self._state.keys
         owners = {name: Owner(keys.claim(name)) for name in dead}
-        count = self._broker.restore(owners, self._lease.permit()) if owners else 0
+        if not owners:
+            return
+        count = self._broker.restore(owners, self._lease.permit(), self._max_losses)
         self._searched.update(dead)
         if count:
             log.warning("owl controller: %d tasks were held by dead workers", count)

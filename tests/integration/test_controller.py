@@ -78,7 +78,9 @@ class Depths:
     def redirect(self, source: str, place: Place, limit: int) -> int:
         return 0
 
-    def restore(self, owners: Mapping[str, Owner], permit: Permit | None = None) -> int:
+    def restore(
+        self, owners: Mapping[str, Owner], permit: Permit | None = None, max_losses: int = 0
+    ) -> int:
         return 0
 
     def close(self) -> None:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import pickle
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from billiard.exceptions import WorkerLostError
 from celery import Celery
 from kombu.transport.virtual import Message
 from redis import Redis
 
+from owl_celery.brokers import redis
 from owl_celery.brokers.base import Owner, Permit
+from owl_celery.brokers.poison import embedded_in, fail_task
 from owl_celery.brokers.redis import RedisBroker, open_redis_broker
 from tests.routed import numbers_in, send_routed
 
@@ -183,3 +189,63 @@ def test_many_are_looked_through_and_strange_text_stays(
     client.hset("unacked", "f", '[{"x": 1}, "", "gpu.a.0"]')
     assert broker.restore(NOBODYS) == 1
     assert client.lindex(DEAD, -1) == '{"x": 1}'
+
+
+def test_a_task_that_kills_three_workers_fails_with_a_reason(
+    app: Celery, broker: RedisBroker, held: Held, client: Redis, redis_url: str
+) -> None:
+    app.conf.result_backend = redis_url
+    errback = app.signature("proj.after", queue="errbacks")
+    result = app.send_task("proj.deadly", (1,), queue=DEAD, link_error=errback)
+    for _ in range(2):
+        held.take(DEAD)
+        assert broker.restore(NOBODYS, max_losses=3) == 1
+    send_routed(app, DEAD, 2)
+    held.take(DEAD)
+    held.take(DEAD)
+
+    assert broker.restore(NOBODYS, max_losses=3) == 1
+
+    with pytest.raises(WorkerLostError, match="died 3 times"):
+        result.get(timeout=5)
+    assert numbers_in(client, DEAD) == [2]
+    assert (client.hlen("unacked"), client.zcard("unacked_index")) == (0, 0)
+    assert client.llen("errbacks") == 1
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+def test_where_its_result_cannot_be_stored_it_is_not_forgotten(
+    app: Celery, held: Held, client: Redis, monkeypatch: pytest.MonkeyPatch, hangs: bool
+) -> None:
+    monkeypatch.setattr(redis, "GIVE_UP_SECONDS", 0.05)
+    is_over = threading.Event()
+
+    def fail(_: str, __: int) -> None:
+        if not hangs:
+            raise OSError("The result backend is away.")
+        is_over.wait(10.0)
+
+    broker = RedisBroker(app.connection_for_read, fail)
+    send_routed(app, DEAD, 1)
+    held.take(DEAD)
+    assert broker.restore(NOBODYS, max_losses=1) == 0
+    assert client.hlen("unacked") == client.zcard("unacked_index") == 1
+    is_over.set()
+    broker.close()
+
+
+def test_what_is_no_json_is_not_read(app: Celery) -> None:
+    class Deadly:
+        def __reduce__(self) -> tuple[object, ...]:
+            return pytest.fail, ("It was read.",)
+
+    body = base64.b64encode(pickle.dumps(Deadly())).decode()
+    message = {
+        "body": body,
+        "content-type": "application/x-python-serialize",
+        "content-encoding": "binary",
+        "headers": {"id": "t", "task": "proj.deadly"},
+        "properties": {"body_encoding": "base64"},
+    }
+    assert embedded_in(message) == {}
+    fail_task(app, json.dumps(message), 3)

@@ -53,7 +53,9 @@ class FakeBroker:
     def redirect(self, source: str, place: Place, limit: int) -> int:
         return 0
 
-    def restore(self, owners: Mapping[str, Owner], permit: Permit | None = None) -> int:
+    def restore(
+        self, owners: Mapping[str, Owner], permit: Permit | None = None, max_losses: int = 0
+    ) -> int:
         return 0
 
     def close(self) -> None:

@@ -1,20 +1,21 @@
 -- Hand back what dead workers held: messages that were delivered and never acknowledged.
 -- KEYS: hash of such messages, index of them, lease, fence.
 -- ARGV: cursor into the hash, how many to look at, token of the lease (empty: none is needed),
--- fencing number, Unix time as in an eta, prefix of lists, separator of priorities, how many
--- priorities, each of them, then for each queue its name, the key of its claim, and whose claim
--- is no hindrance (empty: only if nobody's).
--- Returns the next cursor, and how many were handed back.
-local token, now, prefix, separator = ARGV[3], ARGV[5], ARGV[6], ARGV[7]
+-- fencing number, the present as in an eta, most deaths a task may cause (0: no limit), prefix of
+-- lists, separator of priorities, how many priorities, each of them, then for each queue its name,
+-- the key of its claim, and whose claim is no hindrance (empty: only if nobody's).
+-- Returns the next cursor, how many were handed back, and tag, message, tag, ... of those that
+-- have caused too many deaths; these stay where they are.
+local token, now, most, prefix, separator = ARGV[3], ARGV[5], tonumber(ARGV[6]), ARGV[7], ARGV[8]
 if token ~= '' and not is_permitted(KEYS[3], token, KEYS[4], ARGV[4]) then
-  return {'0', 0}
+  return {'0', 0, {}}
 end
 local steps = {}
-for i = 1, tonumber(ARGV[8]) do
-  steps[i] = tonumber(ARGV[8 + i])
+for i = 1, tonumber(ARGV[9]) do
+  steps[i] = tonumber(ARGV[9 + i])
 end
 local is_dead = {}
-for i = 9 + #steps, #ARGV, 3 do
+for i = 10 + #steps, #ARGV, 3 do
   local owner = redis.call('GET', ARGV[i + 1])
   is_dead[ARGV[i]] = not owner or owner == ARGV[i + 2]
 end
@@ -43,15 +44,16 @@ local function replaced(text, old, new)
 end
 
 -- Marked as Celery's own transport does, with another delivery tag: a worker that was only cut
--- off must not acknowledge what another has by then. The tag counts how often a task was handed
--- back while it ran, or was about to.
-local function marked(message, decoded, tag)
-  local base, count = tag:match('^(.-)%.r(%d+)%.%d+$')
-  base, count = base or tag, tonumber(count or '0')
-  local eta = decoded.headers.eta
-  if type(eta) ~= 'string' or eta < now then
-    count = count + 1
-  end
+-- off must not acknowledge what another has by then. The tag counts how often a worker died that
+-- held the task, unless it was not yet to run.
+local function deaths(decoded, tag)
+  local count = tonumber(tag:match('%.r(%d+)%.%d+$') or '0')
+  local eta = type(decoded.headers) == 'table' and decoded.headers.eta
+  return (type(eta) ~= 'string' or eta < now) and count + 1 or count
+end
+
+local function marked(message, decoded, tag, count)
+  local base = tag:match('^(.-)%.r%d+%.%d+$') or tag
   local time = redis.call('TIME')
   local renewed = string.format('%s.r%d.%s%06d', base, count, time[1], time[2])
   local text = replaced(message, '"delivery_tag": "' .. tag .. '"',
@@ -67,7 +69,7 @@ local function marked(message, decoded, tag)
 end
 
 local found = redis.call('HSCAN', KEYS[1], ARGV[1], 'COUNT', ARGV[2])
-local handed = 0
+local handed, deadly = 0, {}
 for i = 1, #found[2], 2 do
   local tag, text = found[2][i], found[2][i + 1]
   local queue = text:sub(-1024):match(', "([^"\\]*)"%]$')
@@ -75,15 +77,21 @@ for i = 1, #found[2], 2 do
     local message = text:match('^%[(.*), "[^"\\]*", "[^"\\]*"%]$')
     local is_sound, decoded = pcall(cjson.decode, message or '')
     if is_sound and type(decoded) == 'table' then
-      local is_markable, changed = pcall(marked, message, decoded, tag)
-      local properties = type(decoded.properties) == 'table' and decoded.properties or {}
-      -- At the end that is served next.
-      redis.call('RPUSH', list_of(queue, properties.priority),
-        is_markable and changed or message)
-      redis.call('ZREM', KEYS[2], tag)
-      redis.call('HDEL', KEYS[1], tag)
-      handed = handed + 1
+      local count = deaths(decoded, tag)
+      if most > 0 and count >= most then
+        deadly[#deadly + 1] = tag
+        deadly[#deadly + 1] = message
+      else
+        local is_markable, changed = pcall(marked, message, decoded, tag, count)
+        local properties = type(decoded.properties) == 'table' and decoded.properties or {}
+        -- At the end that is served next.
+        redis.call('RPUSH', list_of(queue, properties.priority),
+          is_markable and changed or message)
+        redis.call('ZREM', KEYS[2], tag)
+        redis.call('HDEL', KEYS[1], tag)
+        handed = handed + 1
+      end
     end
   end
 end
-return {found[1], handed}
+return {found[1], handed, deadly}
