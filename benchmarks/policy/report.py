@@ -88,6 +88,8 @@ def page(
             "",
             "![Mean response time against load](policy-load.svg)",
             "",
+            "A line ends where the policy falls behind on most seeds.",
+            "",
             "![Response time of the first tasks](policy-learning.svg)",
             "",
             "## All policies",

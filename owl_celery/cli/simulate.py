@@ -23,7 +23,7 @@ from owl_celery.simulate.results import Row, median_row
 from owl_celery.simulate.study import Job, Scenario, run_jobs
 from owl_celery.simulate.table import ServiceTable, Values, gavel_table, parse_fleet
 
-DEFAULT_POLICIES = "shared_fifo,shortest_queue,jsed_oracle,expected_completion"
+DEFAULT_POLICIES = "shared_fifo,shortest_queue,jsed_oracle,q_learning"
 
 
 @click.command()
