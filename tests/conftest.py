@@ -7,7 +7,7 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import hypothesis
 import psutil
@@ -92,7 +92,11 @@ def no_leftovers(run_mark: str) -> Iterator[None]:
     deadline = time.monotonic() + CLEANUP_SECONDS
     while True:
         left = {
-            **{pid: name for pid, name in _processes(run_mark).items() if pid not in processes},
+            **{
+                pid: name
+                for pid, name in _processes(run_mark).items()
+                if pid not in processes and not _belongs_to(pid, processes)
+            },
             **{ident: name for ident, name in _threads().items() if ident not in threads},
         }
         if not left:
@@ -113,6 +117,14 @@ def _processes(mark: str) -> dict[int, str]:
         except psutil.Error:
             continue  # It is somebody else's, or has ended.
     return {pid: name for pid, process in found.items() if (name := _describe(process))}
+
+
+def _belongs_to(pid: int, processes: Collection[int]) -> bool:
+    """Whether one of these started it: a browser that lives longer than one test does so."""
+    try:
+        return any(parent.pid in processes for parent in psutil.Process(pid).parents())
+    except psutil.Error:
+        return True  # It has ended.
 
 
 def _describe(process: psutil.Process) -> str:
