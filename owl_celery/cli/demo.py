@@ -58,7 +58,11 @@ from owl_celery.simulate.table import parse_fleet
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder for demo.json and the picture.",
 )
-@click.option("--keep", is_flag=True, help="Leave everything running afterwards, until Ctrl-C.")
+@click.option(
+    "--keep",
+    is_flag=True,
+    help="Go on afterwards, until Ctrl-C, to look at console, API and metrics.",
+)
 def demo(
     seed: int,
     load: float,

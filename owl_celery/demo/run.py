@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +30,7 @@ from owl_celery.demo.stack import (
     forget_settings,
     running_stack,
 )
+from owl_celery.demo.watch import Addresses, watched
 from owl_celery.errors import WorkerError
 from owl_celery.installation import parts_of
 
@@ -54,7 +56,7 @@ class Plan:
     output
         Folder for ``demo.json`` and the picture.
     keep
-        Leave the stack up until Ctrl-C.
+        Go on with routed tasks until Ctrl-C, for people to look at.
 
     """
 
@@ -129,10 +131,13 @@ def run_demo(plan: Plan, console: Console) -> None:
                 status.update(f"Starting the workers: {up} of {sum(fleet.values())}")
 
             stack = exits.enter_context(running_stack(broker_url, fleet, folder, show))
+            status.update("Starting the console")
+            addresses = exits.enter_context(watched(stack.environment))
         console.print(
             f"{fleet_text(fleet)} virtual GPUs; {len(jobs)} tasks of 26 types in "
             f"{plan.seconds:.0f} s, {plan.load:.0%} of what this fleet can serve; seed {plan.seed}"
         )
+        console.print(f"Watch it at {addresses.console}", soft_wrap=True)
         arms = run_arms(plan, jobs, stack, console)
         summaries = {arm.name: summarise(arm, fleet) for arm in arms}
         console.print()
@@ -153,7 +158,7 @@ def run_demo(plan: Plan, console: Console) -> None:
             f"time.\nFigures: {report}\nPicture: {picture}"
         )
         if plan.keep:
-            stay(stack, console)
+            stay(plan, fleet, stack, addresses, console)
 
 
 def run_arms(plan: Plan, jobs: list[Job], stack: Stack, console: Console) -> list[Arm]:
@@ -202,17 +207,25 @@ def wait_for_view(app: Celery) -> None:
         time.sleep(0.05)
 
 
-def stay(stack: Stack, console: Console) -> None:
-    """Leave everything up until Ctrl-C."""
+def stay(
+    plan: Plan, fleet: Mapping[str, int], stack: Stack, addresses: Addresses, console: Console
+) -> None:
+    """Go on with routed tasks until Ctrl-C, so that there is something to see."""
     variables = " ".join(f"{name}={value}" for name, value in stack.environment.items())
+    app = routed_app(stack)
     try:
         console.print(
-            "Everything stays up until Ctrl-C. In another terminal, for example:\n"
+            "\nEverything stays up, with more tasks, until Ctrl-C.\n"
+            f"  Console  {addresses.console}\n"
+            f"  API      {addresses.api}\n"
+            f"  Metrics  {addresses.metrics}\n"
+            "In another terminal, for example:\n"
             f"  {variables} \\\n    celery -A workers.app inspect active",
             soft_wrap=True,
         )
-        while True:
-            time.sleep(1.0)
+        for seed in count(plan.seed + 1):
+            jobs = draw_jobs(fleet, plan.load, plan.seconds, plan.mean_seconds, seed)
+            run_arm(Arm("owl", len(jobs)), app, jobs, plan.patience_seconds, lambda: None)
     except KeyboardInterrupt:
         console.print("Stopping.")
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 from redis import Redis
 
@@ -58,8 +60,20 @@ def test_keeps_everything_up_when_asked_and_stops_by_term(tmp_path: Path) -> Non
     process = demo(*SMALL, "--keep", "--output", str(tmp_path))
     try:
         assert process.stdout is not None
-        lines = iter(process.stdout.readline, "")
-        assert any("stays up" in line for line in lines)
+        said = ""
+        while "Metrics" not in said:
+            line = process.stdout.readline()
+            assert line, said
+            said += line
+        assert re.search(r"Watch it at (http://\S+)", said)
+        addresses = dict(re.findall(r"^  (Console|API|Metrics) +(http://\S+)", said, re.MULTILINE))
+        assert "<title>owl console</title>" in httpx.get(addresses["Console"], timeout=30.0).text
+        assert httpx.get(addresses["API"], timeout=30.0).json()["queues"] == 2
+        assert "owl_queue_open" in httpx.get(addresses["Metrics"], timeout=30.0).text
+        # More tasks come, for people to see something.
+        events = addresses["Console"] + "api/v1/learning/events"
+        with httpx.stream("GET", events, timeout=60.0) as live:
+            assert any(line == "event: outcome" for line in live.iter_lines())
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60.0) == 0
     finally:
