@@ -90,7 +90,7 @@ def running_chain(
         variables = {
             **stack.environment,
             "METRICS_PORT": str(port),
-            "OWL_API_PORT": str(free_port()),
+            "OWL_API_PORT": str(api_port),
             **environment,
         }
         serve = GuardedProcess(

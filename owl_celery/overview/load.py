@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
+
+import numpy as np
 
 from owl_celery.aggregates import OTHER, WorkerStats
 from owl_celery.fleet import Fleet
@@ -14,15 +16,21 @@ from owl_celery.overview.values import GpuNow, QueueNow, RunningNow, WorkerNow
 from owl_celery.snapshot import load_fleet
 from owl_celery.wire import Heartbeat
 
+UNKNOWN_GPU: Final = GpuNow()
+
 MATCH_SECONDS: Final = 5.0
 """How far the elapsed time of a running task may be from that of the event that tells its name."""
 
 
-def queues_of(live: Live, begun: Callable[[str], Begun | None]) -> tuple[QueueNow, ...]:
+def queues_of(
+    live: Live, workers: Iterable[WorkerNow], begun: Callable[[str], Begun | None]
+) -> tuple[QueueNow, ...]:
     """Every queue of the load view, sorted by name; none without a view.
 
     Parameters
     ----------
+    workers
+        With the readings of their GPUs.
     begun
         The latest try of a task that has begun and not ended.
 
@@ -38,6 +46,11 @@ def queues_of(live: Live, begun: Callable[[str], Begun | None]) -> tuple[QueueNo
         return ()
     age = max(live.redis_time - view.ledger_time, 0.0)
     residual = fleet.residual_seconds(view.ledger_time + age)
+    # As lists: to take single numbers from arrays is slow.
+    backlogs = (fleet.waiting_seconds + residual).tolist()
+    waiting_seconds, waiting_count = fleet.waiting_seconds.tolist(), fleet.waiting_count.tolist()
+    is_open = fleet.is_open.tolist()
+    gpus = {worker.worker_id: worker.gpu for worker in workers}
     beliefs = live.knowledge.beliefs
     speeds = beliefs.speeds if beliefs is not None else {}
     beats: dict[str, list[Heartbeat]] = defaultdict(list)
@@ -45,26 +58,25 @@ def queues_of(live: Live, begun: Callable[[str], Begun | None]) -> tuple[QueueNo
         if beat.queue:
             beats[beat.queue].append(beat)
     running: dict[int, list[tuple[float, float]]] = defaultdict(list)
-    for row, predicted, elapsed in view.running:
-        running[int(row)].append((float(predicted), float(elapsed) + age))
+    for row, predicted, elapsed in np.asarray(view.running, dtype=np.float64).tolist():
+        running[int(row)].append((predicted, elapsed + age))
     found = []
     for row, name in enumerate(record.names):
         served = beats.get(name, [])
-        waiting = float(fleet.waiting_seconds[row])
         found.append(
             QueueNow(
                 name=name,
                 gpu_model=record.gpu_models[row],
                 worker_ids=tuple(sorted(beat.node for beat in served)),
                 concurrency=record.concurrency[row],
-                is_open=bool(fleet.is_open[row]),
+                is_open=is_open[row],
                 is_drained=name in live.drained,
-                waiting_count=int(fleet.waiting_count[row]),
-                waiting_seconds=waiting,
-                backlog_seconds=waiting + float(residual[row]),
+                waiting_count=waiting_count[row],
+                waiting_seconds=waiting_seconds[row],
+                backlog_seconds=backlogs[row],
                 running=_running(running.get(row, []), served, begun, live.redis_time),
                 speed_factor=float(speeds.get(name, 1.0)),
-                gpu=gpu_of(served[0]) if served else GpuNow(),
+                gpu=gpus.get(served[0].node, UNKNOWN_GPU) if served else UNKNOWN_GPU,
             )
         )
     return tuple(sorted(found, key=lambda queue: queue.name))
@@ -77,6 +89,8 @@ def _running(
     redis_time: float,
 ) -> tuple[RunningNow, ...]:
     """Name what runs: the view tells how long, events tell which task."""
+    if not rows:
+        return ()
     named = [
         (redis_time - found.at, found)
         for beat in served

@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Final, TypeVar
 
-from owl_celery.aggregates import Aggregates
+from owl_celery.aggregates import Aggregates, WorkerStats
 from owl_celery.overview.health import health_of
 from owl_celery.overview.improvement import response_ratio, service_ratio
 from owl_celery.overview.kept import Kept, KeptReader
@@ -17,14 +17,26 @@ from owl_celery.overview.live import Live, LiveReader
 from owl_celery.overview.load import queues_of, workers_of
 from owl_celery.overview.tail import EventTail
 from owl_celery.overview.totals import exploration_rate, totals_of
-from owl_celery.overview.values import Improvement, KnowledgeNow, Overview, QueueNow, Totals
+from owl_celery.overview.values import (
+    Improvement,
+    KnowledgeNow,
+    Overview,
+    QueueNow,
+    Totals,
+    WorkerNow,
+)
 from owl_celery.redis_state import RedisState
 from owl_celery.settings import Settings
 from owl_celery.store.base import Store
 from owl_celery.types import TaskView
+from owl_celery.wire import Heartbeat
 
 CACHE_SECONDS: Final = 0.25
 """How long an overview is given again; the load view itself changes thirty times a second."""
+
+COST_SHARE: Final = 0.1
+MOST_SECONDS: Final = 1.0
+"""Most of the time that is spent on making overviews, and the longest pause for that."""
 
 DOWN_SECONDS: Final = 1.0
 """Pause before a Redis that does not answer is asked again."""
@@ -69,14 +81,21 @@ class OverviewReader:
         self._last: Overview | None = None
         self._next_at = float("-inf")
         self._derived: _Derived | None = None
+        self._known_workers: (
+            tuple[Mapping[str, Heartbeat], Sequence[WorkerStats], tuple[WorkerNow, ...]] | None
+        ) = None
 
     def read(self) -> Overview:
-        """What is known now, at most a quarter of a second old; never raises for a fault."""
+        """What is known now, at most a second old; never raises for a fault."""
         with self._lock:
-            if self._last is None or self._clock() >= self._next_at:
+            began = self._clock()
+            if self._last is None or began >= self._next_at:
                 self._last = self._build()
+                ended = self._clock()
                 pause = DOWN_SECONDS if self._last.is_redis_down else CACHE_SECONDS
-                self._next_at = self._clock() + pause
+                # With many queues, and on a slow machine, it is made anew less often.
+                pause = max(pause, min((ended - began) / COST_SHARE, MOST_SECONDS))
+                self._next_at = ended + pause
             return self._last
 
     def ask(self, question: Callable[[Store], Answer]) -> Answer:
@@ -99,8 +118,9 @@ class OverviewReader:
         if not live.trouble:
             self._tail.follow()
         kept = self._kept.latest()
-        queues = queues_of(live, self._tail.begun)
         rows = kept.aggregates
+        workers = self._workers(live.heartbeats, rows.workers)
+        queues = queues_of(live, workers, self._tail.begun)
         derived = self._derive(kept, live, queues)
         return Overview(
             read_at=time.time(),
@@ -111,7 +131,7 @@ class OverviewReader:
             is_redis_down=bool(live.trouble),
             has_rows=kept.version >= 0,
             queues=queues,
-            workers=workers_of(live.heartbeats, rows.workers),
+            workers=workers,
             task_types=tuple(rows.task_types),
             assignments=tuple(rows.assignments),
             services=tuple(rows.services),
@@ -125,6 +145,15 @@ class OverviewReader:
             p99_seconds=kept.p99_seconds,
             knowledge=live.knowledge,
         )
+
+    def _workers(
+        self, heartbeats: Mapping[str, Heartbeat], rows: Sequence[WorkerStats]
+    ) -> tuple[WorkerNow, ...]:
+        """Of heartbeats that change once a second, and rows that change every other."""
+        known = self._known_workers
+        if known is None or known[0] is not heartbeats or known[1] is not rows:
+            known = self._known_workers = heartbeats, rows, workers_of(heartbeats, rows)
+        return known[2]
 
     def _derive(self, kept: Kept, live: Live, queues: tuple[QueueNow, ...]) -> _Derived:
         """What is computed of many rows, anew only when they have changed."""

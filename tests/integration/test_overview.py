@@ -290,9 +290,9 @@ def test_questions_fail_by_store_errors_only(reader: OverviewReader) -> None:
 
 def test_a_store_that_cannot_be_opened_is_said(state: RedisState) -> None:
     settings = Settings.load(database_url="nonsense")
-    overview = OverviewReader(state, settings).read()
-    assert overview.health.database.status == "down"
-    assert any("DATABASE_URL" in reason.sentence for reason in overview.health.reasons)
+    reader = OverviewReader(state, settings)
+    wait_until(lambda: reader.read().health.database.status == "down", "the failure")
+    assert any("DATABASE_URL" in reason.sentence for reason in reader.read().health.reasons)
 
 
 def test_a_redis_that_is_away_is_down_and_what_was_learned_is_shown(store: Store) -> None:
