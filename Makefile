@@ -14,10 +14,10 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 	--custom-compile-command "make lock" pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-policy lock secrets clean
+.PHONY: help demo test check bench bench-policy dashboard dashboard-figures lock secrets clean
 
 help: ## Show this list
-	@awk -F ': .*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ': .*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 demo: $(VENV)/.demo ## Compare plain Celery with learned routing on 12 virtual GPUs (4 minutes)
 	$(BIN)/owl demo $(ARGS)
@@ -36,6 +36,12 @@ bench: $(VENV)/.dev ## Measure what routing adds to apply_async
 
 bench-policy: $(VENV)/.dev ## Compare the policies in the simulator
 	$(BIN)/python -m benchmarks.policy $(ARGS)
+
+dashboard: $(VENV)/.dev ## Write Grafana's dashboard from its source
+	$(BIN)/python -m grafana.source
+
+dashboard-figures: $(VENV)/.dev ## Draw the dashboard from a real run (10 minutes, needs npm)
+	$(BIN)/python -m grafana.render $(ARGS)
 
 lock: $(VENV)/.dev ## Pin the newest versions that pyproject.toml allows in requirements/
 	$(PIP_INSTALL) 'uv>=0.8'

@@ -63,6 +63,12 @@ class Chain:
         (result,) = self.send(1, "no such job")
         wait_until(result.failed, "the task to fail", 60.0)
 
+    def set_mode(self, mode: str) -> None:
+        """Turn the kill switch, and wait until the producer has noticed."""
+        self.state.client.set(self.state.keys.mode, mode)
+        sync = parts_of(self.app).sync
+        wait_until(lambda: sync.mode == mode, f"mode {mode}")
+
     def metrics(self) -> str:
         """What Prometheus would read."""
         return httpx.get(f"http://{self.metrics_address}/metrics", verify=False).text

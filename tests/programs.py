@@ -10,6 +10,7 @@ PACKAGES: Final[Mapping[str, str]] = {
     "chromedriver": "chromium-driver",
     "chromium": "chromium",
     "make": "make",
+    "npm": "npm",
     "prometheus": "prometheus",
     "promtool": "prometheus",
 }

@@ -79,6 +79,7 @@ class KeptReader:
         self._began_at = 0.0
         self._next_at = float("-inf")
         self._recent_at = float("-inf")
+        self._recent_version: int | None = None
         self._has_answered = threading.Event()
         self._slots = threading.BoundedSemaphore(ASKED_AT_ONCE)
 
@@ -168,9 +169,11 @@ class KeptReader:
         if version != kept.version:
             # Read after its number: what is committed in between is read once more.
             kept = replace(kept, version=version, aggregates=store.aggregates())
-            if now - self._recent_at >= RECENT_SECONDS:
-                self._recent_at = now
-                kept = replace(kept, p99_seconds=p99_of(store.recent(RECENT_COUNT)))
+        # While too few are there to tell anything from, they are quickly read.
+        is_due = now - self._recent_at >= RECENT_SECONDS or not kept.p99_seconds
+        if is_due and version != self._recent_version:
+            self._recent_at, self._recent_version = now, version
+            kept = replace(kept, p99_seconds=p99_of(store.recent(RECENT_COUNT)))
         return kept
 
 

@@ -1,0 +1,1 @@
+"""The dashboard in Python; ``make dashboard`` writes it as JSON."""
