@@ -51,15 +51,15 @@ lock: $(VENV)/.dev ## Pin the newest versions that pyproject.toml allows in requ
 	$(LOCK) --constraints requirements/dev.txt --extra flower --extra postgres --group build \
 		-o requirements/image.txt
 
-secrets: ## Make the passwords that docker-compose.yml needs, once
+secrets: ## Make the passwords and the token that docker-compose.yml needs, once
 	@mkdir -p -m 0700 secrets
 	@# Readable inside a container, whose user is another; the folder keeps others on this host out.
-	@for name in flower_password postgres_password redis_password; do \
+	@for name in api_token flower_password grafana_password postgres_password redis_password; do \
 		test -s secrets/$$name || \
 			$(PYTHON) -c 'import secrets; print(secrets.token_hex(24))' > secrets/$$name || exit 1; \
 		chmod 0444 secrets/$$name; \
 	done
-	@echo "The passwords are in secrets/."
+	@echo "Passwords and API token are in secrets/."
 
 clean: ## Delete the environment and whatever the tools have left
 	rm -rf $(VENV) build dist demo-output .hypothesis .import_linter_cache .mypy_cache \

@@ -16,7 +16,7 @@ from typing import Final
 from urllib.parse import quote
 
 SECRETS: Final = Path("/run/secrets")
-FILLED: Final = ("DATABASE_URL", "FLOWER_BASIC_AUTH", "REDIS_URL")
+FILLED: Final = ("DATABASE_URL", "FLOWER_BASIC_AUTH", "OWL_API_TOKEN", "REDIS_URL")
 
 
 def fill(environment: Mapping[str, str], folder: Path = SECRETS) -> dict[str, str]:
