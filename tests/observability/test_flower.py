@@ -70,6 +70,9 @@ def flower(tmp_path_factory: pytest.TempPathFactory, redis_server: Any) -> Itera
     app = Celery("workers", broker=url, backend=url, set_as_current=False)
     app.conf.task_send_sent_event = True
     install(app, namespace=NAMESPACE)
+    # Where a task was sent is then where it runs.
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setenv("OWL_STEAL", "false")
     with (
         running_stack(url, fleet, folder, lambda _: None) as stack,
         running_flower(stack.environment) as address,
@@ -89,6 +92,7 @@ def flower(tmp_path_factory: pytest.TempPathFactory, redis_server: Any) -> Itera
             60.0,
         )
         yield client
+    monkeypatch.undo()
     uninstall(app)
     app.close()
 
