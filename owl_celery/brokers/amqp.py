@@ -123,6 +123,7 @@ class AmqpBroker:
             for name, value in message.properties.items()
             if name not in REBUILT_PROPERTIES
         }
+        milliseconds = properties.pop("expiration", None)
         producer.publish(
             message.body,
             routing_key=queue,
@@ -130,6 +131,8 @@ class AmqpBroker:
             content_type=message.content_type,
             content_encoding=message.content_encoding,
             headers=message.headers,
+            # Publishing takes seconds, and the message carries milliseconds, as text.
+            expiration=None if milliseconds is None else int(milliseconds) / 1000,
             **properties,
         )
 

@@ -193,6 +193,20 @@ def test_redirect_finds_a_header_that_another_library_nested(make_app: Make) -> 
     broker.close()
 
 
+def test_a_task_that_expires_moves_and_keeps_its_time(app: Celery, broker: Broker) -> None:
+    for name in ("gpu.a.1", "gpu.a.2"):  # So that it is there.
+        send(app, name, 0)
+        received(app, name)
+    send(app, "gpu.a.0", 1, expires=60, headers=header())
+    assert broker.redirect("gpu.a.0", lambda _: "gpu.a.1", 100) == 1
+    assert broker.move_all("gpu.a.1", "gpu.a.2") == 1
+    with app.connection_for_read() as connection, connection.SimpleQueue("gpu.a.2") as waiting:
+        message = waiting.get(block=False)
+        message.ack()
+    assert 50_000 <= int(message.properties["expiration"]) <= 60_000
+    assert message.headers["expires"]
+
+
 def test_a_closed_broker_opens_again(app: Celery, broker: Broker) -> None:
     send(app, "gpu.a.0", 1)
     broker.close()
