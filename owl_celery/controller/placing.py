@@ -20,6 +20,8 @@ from owl_celery.wire import TaskHeader
 log = logging.getLogger(__name__)
 
 LOOKED_AT: Final = 2_000
+"""Messages that are looked at in one round, in all queues: no round may outlast the lease."""
+
 MOVE_SECONDS: Final = 0.25
 NOTHING_MOVED_SECONDS: Final = 1.0
 NOT_OURS: Final = ("user", "celery")
@@ -112,12 +114,13 @@ class Emptying:
         self._due_at: dict[str, float] = {}
 
     def due(self, queues: frozenset[str], load: Load, now: float) -> list[str]:
-        """Those of the drained queues where tasks wait that should be looked at now."""
+        """Those of the drained queues where tasks wait that should be looked at now, in order."""
         waiting = dict(zip(load.names, load.waiting_count, strict=True))
         self._due_at = {name: self._due_at.get(name, now) for name in queues}
-        return [
+        due = [
             name for name, due_at in self._due_at.items() if waiting.get(name, 0) and now >= due_at
         ]
+        return sorted(due, key=self._due_at.__getitem__)
 
     def empty(self, queues: list[str], load: Load, knowledge: str, now: float) -> int:
         """Move what we sent to these queues; count it.
@@ -129,9 +132,13 @@ class Emptying:
 
         """
         self._placer.prepare(load, knowledge, now)
-        total = 0
+        waiting = dict(zip(load.names, load.waiting_count, strict=True))
+        total, left = 0, LOOKED_AT
         for queue in queues:
-            moved = self._broker.redirect(queue, self._placer.place, LOOKED_AT)
+            if not left:
+                break  # In the next round.
+            moved = self._broker.redirect(queue, self._placer.place, left)
+            left -= min(waiting[queue], left)
             self._due_at[queue] = now + (MOVE_SECONDS if moved else NOTHING_MOVED_SECONDS)
             if moved:
                 log.info("owl controller: moved %d tasks from drained queue %s", moved, queue)

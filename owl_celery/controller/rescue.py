@@ -25,6 +25,8 @@ DEAF_SECONDS: Final = 3.0
 """A longer pause between two looks is no silence of the workers: nobody was listening."""
 
 LOOKED_AT: Final = 2_000
+"""Messages that are looked at in one round, in all queues: no round may outlast the lease."""
+
 LOOKED_AT_ONCE: Final = 50
 MAX_SILENT: Final = 2_000
 
@@ -110,8 +112,10 @@ class Rescue:
             for name, at in self._last_beat.items()
             if now - at >= SILENT_SECONDS and now >= self._due_at.get(name, now)
         ]
-        # The most recent deaths first; the others have their turn, since these wait then.
-        return sorted(due, key=lambda name: -self._last_beat[name])[:LOOKED_AT_ONCE]
+        # The most recent deaths first; then whoever has waited longest for a look.
+        never = float("-inf")
+        due.sort(key=lambda name: (self._due_at.get(name, never), -self._last_beat[name]))
+        return due[:LOOKED_AT_ONCE]
 
     def save(self, queues: list[str], load: Load, knowledge: str, now: float) -> int:
         """Empty these queues as far as nobody claims them; count the tasks that were moved.
@@ -139,9 +143,13 @@ class Rescue:
         waiting = [name for name in dead if depths.get(name)]
         if waiting:
             self._placer.prepare(load, knowledge, now)
-        total = 0
+        total, left = 0, LOOKED_AT
         for name in waiting:
-            moved = self._broker.redirect(name, self._placer.place, LOOKED_AT)
+            if not left:
+                self._due_at[name] = now  # In the next round.
+                continue
+            moved = self._broker.redirect(name, self._placer.place, left)
+            left -= min(depths[name], left)
             if moved:
                 log.warning("owl controller: rescued %d tasks from dead queue %s", moved, name)
             total += moved

@@ -11,6 +11,7 @@ from celery import Celery
 from redis import Redis
 
 from owl_celery.brokers import open_broker
+from owl_celery.controller import rescue
 from owl_celery.controller.controller import Controller
 from owl_celery.controller.health import Health
 from owl_celery.controller.leader import Leader
@@ -280,6 +281,24 @@ def test_what_waits_for_a_dead_worker_goes_to_the_others(fleet: Fleet) -> None:
     fleet.send(FAST, 5)
     fleet.wait(20)
     assert numbers_in(fleet.redis, FAST) == [3, 4]
+
+
+def test_what_one_round_moves_is_bounded_whatever_number_of_queues_is_dead(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rescue, "LOOKED_AT", 3)
+    dead = (FAST, OTHER)
+    fleet.busy(*MODELS)
+    for queue in dead:
+        fleet.send(queue, 1, 2, 3)
+    fleet.tick()
+    for queue in dead:
+        fleet.kill(queue)
+    left = []
+    for _ in range(40):
+        fleet.tick(after=0.5)
+        left.append(sum(len(numbers_in(fleet.redis, queue)) for queue in dead))
+    assert sorted(set(left), reverse=True) == [6, 3, 0]
 
 
 def test_a_claimed_queue_is_not_dead(fleet: Fleet) -> None:

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from owl_celery.brokers.base import BlindBroker, Place
+from owl_celery.controller import placing
 from owl_celery.controller.load import Load
-from owl_celery.controller.placing import Placer
+from owl_celery.controller.placing import Emptying, Placer
 from owl_celery.policies import make_policy
 from owl_celery.records import Knowledge
 from owl_celery.settings import Settings
@@ -100,3 +102,26 @@ def test_a_policy_that_fails_is_passed_over(caplog: pytest.LogCaptureFixture) ->
     placer.prepare(load("K80"), broken, 0.0)
 
     assert placer.place(header()) == "q0"
+
+
+def test_what_one_round_empties_is_bounded_and_every_queue_has_its_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(placing, "LOOKED_AT", 3)
+    looked: list[tuple[str, int]] = []
+
+    class Stuck(BlindBroker):
+        """Holds only what its senders have put there."""
+
+        def redirect(self, source: str, place: Place, limit: int) -> int:
+            looked.append((source, limit))
+            return 0
+
+    emptying = Emptying(Stuck(), Placer(SETTINGS, "celery"))
+    fleet = load("V100", "V100", "V100", closed=(0, 1, 2))
+    fleet.waiting_count = [5, 2, 2]
+    for now in (10.0, 20.0, 30.0):
+        due = emptying.due(frozenset(fleet.names), fleet, now)
+        emptying.empty(due, fleet, "", now)
+    assert sorted({name for name, _ in looked}) == ["q0", "q1", "q2"]
+    assert max(limit for _, limit in looked) == 3
