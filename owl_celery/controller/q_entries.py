@@ -75,7 +75,7 @@ class QEntries:
                 is_open=bool(table.is_open[row, column]),
             )
             for row, column in zip(rows.tolist(), columns.tolist(), strict=True)
-            if is_text(queues[column]) and is_text(types[row])
+            if all(map(is_text, (types[row], queues[column], table.gpu_models[column])))
         ]
 
     def _lay_out(self, table: QTable) -> None:

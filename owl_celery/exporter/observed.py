@@ -18,6 +18,7 @@ from owl_celery.metrics import (
     MAX_TASK_TYPES,
     TASK_SECONDS_BOUNDS,
 )
+from owl_celery.sanity import sane
 from owl_celery.types import Outcome, TryState
 
 MAX_ALGORITHMS: Final = 50
@@ -56,9 +57,10 @@ class Observed:
         self._responses: dict[tuple[str, ...], Buckets] = {}
 
     def add(self, outcomes: Iterable[Outcome]) -> None:
-        """Count outcomes; a second report of the same try is left out, as in learning."""
-        for outcome in outcomes:
-            if outcome.key not in self._recent:
+        """Count outcomes; absurd ones and second reports of a try are left out as in learning."""
+        for found in outcomes:
+            outcome = sane(found)
+            if outcome is not None and outcome.key not in self._recent:
                 self._recent[outcome.key] = None
                 self._count(outcome)
         while len(self._recent) > MAX_RECENT_KEYS:

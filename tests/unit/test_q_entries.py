@@ -90,3 +90,5 @@ def test_forgetting_writes_everything_again() -> None:
 def test_a_name_that_no_database_holds_is_left_out() -> None:
     table = replace(a_table(), queues=["gpu.a.0", "bad\0name", "gpu.a.2", "gpu.a.3"])
     assert len(QEntries().changed(table, 1e9)) == 9
+    table = replace(a_table(), gpu_models=["V100", "bad\0name", "V100", "V100"])
+    assert len(QEntries().changed(table, 1e9)) == 9
