@@ -14,7 +14,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 	--custom-compile-command "make lock" pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-policy dashboard dashboard-figures lock secrets clean
+.PHONY: help demo test check bench bench-policy console-figures dashboard dashboard-figures lock secrets clean
 
 help: ## Show this list
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -36,6 +36,9 @@ bench: $(VENV)/.dev ## Measure what routing adds to apply_async
 
 bench-policy: $(VENV)/.dev ## Compare the policies in the simulator
 	$(BIN)/python -m benchmarks.policy $(ARGS)
+
+console-figures: $(VENV)/.dev ## Take the pictures of the console from a run of the demo
+	$(BIN)/python -m benchmarks.console_figures $(ARGS)
 
 dashboard: $(VENV)/.dev ## Write Grafana's dashboard from its source
 	$(BIN)/python -m grafana.source

@@ -37,9 +37,10 @@ function timeTicks(from, to, most) {
  * Make a chart; `draw({series, from, to, gap})` shows it anew.
  *
  * A series is `{name, tone, points: [{at, value}]}` with times in milliseconds, `tone` a class of
- * the style sheet, and a line is broken where two points are further apart than `gap`.
+ * the style sheet, and a line is broken where two points are further apart than `gap`. What is
+ * above `ceiling` is drawn at the upper edge, so that one wild value does not flatten the rest.
  */
-export function makeChart({ title, tick, height = 150, onCursor }) {
+export function makeChart({ title, tick, height = 150, ceiling = Infinity, onCursor }) {
   const axes = svg("g", { class: "axes" });
   const lines = svg("g", { class: "lines" });
   const cross = svg("line", { class: "cross", y1: TOP, visibility: "hidden" });
@@ -57,10 +58,10 @@ export function makeChart({ title, tick, height = 150, onCursor }) {
     const width = Math.max(picture.clientWidth || node.clientWidth || 480, 240);
     const bottom = timesShown ? BOTTOM : 6;
     const values = series.flatMap((one) => one.points.map((point) => point.value));
-    const marks = ticks(Math.max(0, ...values));
+    const marks = ticks(Math.min(Math.max(0, ...values), ceiling));
     const top = marks.at(-1) || 1;
     const x = (at) => LEFT + ((at - from) / Math.max(to - from, 1)) * (width - LEFT - RIGHT);
-    const y = (value) => TOP + (1 - value / top) * (height - TOP - bottom);
+    const y = (value) => TOP + (1 - Math.min(value / top, 1)) * (height - TOP - bottom);
     scale = { from, to, width };
     setAttribute(picture, "viewBox", `0 0 ${width} ${height}`);
     setAttribute(picture, "aria-label", `${title}. ${summary}`);

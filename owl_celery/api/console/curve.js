@@ -97,6 +97,7 @@ const CHARTS = [
     format: percent,
     tick: percent,
     height: 150,
+    ceiling: 1,
     isPolicy: true,
   },
   {
