@@ -72,20 +72,21 @@ def page_of(
     key: Callable[[Value], tuple[str, ...]],
     limit: int,
     cursor: str | None,
+    width: int = 1,
 ) -> tuple[list[Value], str | None]:
-    """Cut a page out of rows that are sorted by a key of texts.
+    """Cut a page out of rows that are sorted by a key of ``width`` texts.
 
     What comes and goes between two pages neither hides nor repeats other rows.
+
+    Raises
+    ------
+    Problem
+        When the cursor is none of this kind of list: 400.
+
     """
     start = 0
     if cursor is not None:
-        width = len(key(rows[0])) if rows else 1
-        try:
-            after = decode_cursor(kind, cursor, *[str] * width)
-        except Problem:
-            if rows:
-                raise
-            after = ()
+        after = decode_cursor(kind, cursor, *[str] * width)
         start = next((i for i, row in enumerate(rows) if key(row) > after), len(rows))
     page = list(rows[start : start + limit])
     has_more = start + limit < len(rows)

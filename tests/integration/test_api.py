@@ -50,6 +50,13 @@ def guarded(redis_url: str, tmp_path: Path) -> Iterator[Site]:
 
 
 @pytest.fixture
+def published(site: Site) -> Site:
+    """The site with queues; asked for before ``api``, whose first look is cached for a moment."""
+    site.publish(QUEUES)
+    return site
+
+
+@pytest.fixture
 def api(site: Site) -> Iterator[httpx.Client]:
     with site.served() as client:
         yield client
@@ -80,8 +87,7 @@ def all_items(api: httpx.Client, path: str, limit: int) -> list[dict[str, Any]]:
 
 
 class TestAnswers:
-    def test_health_of_a_site_at_work(self, api: httpx.Client, site: Site) -> None:
-        site.publish(QUEUES)
+    def test_health_of_a_site_at_work(self, published: Site, api: httpx.Client) -> None:
         body = api.get(f"{PREFIX}/health").json()
         assert (body["status"], body["reasons"], body["mode"]) == ("ok", [], "on")
         assert body["controller"]["active_since"] == "1970-01-01T00:00:01Z"
@@ -207,13 +213,11 @@ class TestErrors:
         ],
     )
     def test_a_bad_request_is_told_what_is_wrong(
-        self, api: httpx.Client, site: Site, path: str, status: int
+        self, published: Site, api: httpx.Client, path: str, status: int
     ) -> None:
-        site.publish(QUEUES)
         problem(api.get(path), status)
 
-    def test_huge_positions_are_ends(self, api: httpx.Client, site: Site) -> None:
-        site.publish(QUEUES)
+    def test_huge_positions_are_ends(self, published: Site, api: httpx.Client, site: Site) -> None:
         learn(site.store, stream(3))
         for number in (-(10**30), 0):
             cursor = encode_cursor("decisions", number)
@@ -363,8 +367,9 @@ def events_of(api: httpx.Client) -> Live:
 
 
 class TestLiveEvents:
-    def test_the_fleet_and_outcomes_are_told(self, api: httpx.Client, site: Site) -> None:
-        site.publish(QUEUES)
+    def test_the_fleet_and_outcomes_are_told(
+        self, published: Site, api: httpx.Client, site: Site
+    ) -> None:
         live = events_of(api)
         kind, body = next(live)
         assert (kind, body["health"]["status"], len(body["queues"])) == ("fleet", "ok", 5)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import httpx
 import pytest
 
 from grafana.source.answers import filled
 from grafana.source.dashboard import dashboard
 from owl_celery.metrics import METRICS, Kind
 from owl_celery.testing import wait_until
-from tests.chain import JOB, LONGER_JOB, running_chain
+from tests.chain import JOB, LONGER_JOB, Chain, running_chain
 from tests.prometheus import PrometheusServer
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -74,6 +75,7 @@ def test_prometheus_sees_a_real_run(redis_url: str, tmp_path: Path) -> None:
                 missing.add(name)
         assert not missing
         assert prometheus.query("scrape_samples_post_metric_relabeling")[0].value > 100
+        _api_tells_the_same(chain)
         assert [a for a in prometheus.get("alerts")["alerts"] if a["state"] == "firing"] == []
 
 
@@ -97,3 +99,24 @@ def check_panels(prometheus: PrometheusServer) -> None:
     marks = {mark["name"]: mark["expr"] for mark in body["annotations"]["list"] if "expr" in mark}
     for name in ("Policy change", "Mode change"):
         assert prometheus.query_range(filled(marks[name], APP, RATE_INTERVAL), 180.0), name
+
+
+def _api_tells_the_same(chain: Chain) -> None:
+    """What the API says of this run."""
+    with httpx.Client(base_url=f"http://{chain.api_address}/api/v1/learning") as api:
+        body = api.get("/health").json()
+        assert (body["status"], body["queues"], body["open_queues"]) == ("ok", 2, 2)
+        totals = api.get("/performance").json()["totals"]
+        assert totals["tasks"] >= 84
+        assert (totals["failures"], totals["task_types"]) == (1, 3)
+        (result,) = chain.send(1)
+        result.get(timeout=60.0)
+        task = wait_until(
+            lambda: api.get(f"/decisions/{result.id}").json().get("items"), "the decision", 20.0
+        )[0]
+        assert (task["task_type"], task["state"]) == (f"replay {JOB}", "success")
+        assert task["reason"].startswith("Sent ")
+        assert {queue["name"] for queue in api.get("/queues").json()["items"]} >= {task["queue"]}
+        found = api.get(f"/requirements/replay {JOB}").json()
+        assert {model["gpu_model"] for model in found["models"]} == {"k80", "v100"}
+        assert len(api.get("/decisions", params={"limit": 50}).json()["items"]) == 50

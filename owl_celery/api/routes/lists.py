@@ -54,7 +54,9 @@ def task_types(parts: Parts, limit: Limit = 100, cursor: Cursor = None) -> Page[
 def matrix(parts: Parts, limit: Limit = 100, cursor: Cursor = None) -> Page[CellBody]:
     """List what is known of each task type on each GPU model, by type and model."""
     overview = with_rows(parts)
-    page, following = page_of("matrix", pairs_of(overview), lambda pair: pair, limit, cursor)
+    page, following = page_of(
+        "matrix", pairs_of(overview), lambda pair: pair, limit, cursor, width=2
+    )
     return Page[CellBody].model_construct(
         items=[cell_body(cell) for cell in cells_of(overview, page)], next_cursor=following
     )
