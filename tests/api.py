@@ -55,6 +55,9 @@ class Site:
 
     def __init__(self, redis_url: str, folder: Path, **fields: Any) -> None:
         fields.setdefault("database_url", f"sqlite:///{folder}/owl.sqlite3")
+        # What a test publishes once must not grow old on a slow machine.
+        fields.setdefault("view_stale_seconds", 600.0)
+        fields.setdefault("view_dead_seconds", 600.0)
         self.settings = Settings.load(redis_url=redis_url, namespace=NAMESPACE, **fields)
         self.state = RedisState(redis_url, Keys(NAMESPACE))
         self.reader = OverviewReader(self.state, self.settings)

@@ -29,13 +29,12 @@ CHECKS: list[CheckFunction] = [
     response_schema_conformance,
     status_code_conformance,
 ]
-LONG = 3_600.0
 QUEUES = tuple(QueueView(f"gpu.a.{n}", ("K80", "V100")[n % 2]) for n in range(3))
 
 
 @contextmanager
 def all_well(redis_url: str, folder: Path) -> Iterator[Site]:
-    site = Site(redis_url, folder, api_token=TOKEN, view_stale_seconds=LONG, view_dead_seconds=LONG)
+    site = Site(redis_url, folder, api_token=TOKEN)
     site.publish(QUEUES, learn(site.store, stream(100)))
     yield site
     site.close()

@@ -51,7 +51,13 @@ def invoke(site: Site, *arguments: str) -> Result:
     app = Celery("proj", broker=site.state.url, set_as_current=False)
     url = site.settings.database_url
     assert url is not None
-    install(app, namespace=NAMESPACE, database_url=url.get_secret_value())
+    install(
+        app,
+        namespace=NAMESPACE,
+        database_url=url.get_secret_value(),
+        view_stale_seconds=600.0,
+        view_dead_seconds=600.0,
+    )
     result = CliRunner().invoke(status, arguments, obj=SimpleNamespace(app=app))
     uninstall(app)
     return result
