@@ -174,12 +174,15 @@ class LoadLedger:
 
     def free_rows(self, load: Load) -> list[int]:
         """Rows of open queues in which nothing waits and a process has nothing to do."""
+        # A busy host takes long from taking a task out of its queue to telling that it runs.
+        between = {name for name, q in self._queues.items() if q.waiting and q.waiting.is_between}
         closed = frozenset(load.closed)
         return [
             row
             for row, name in enumerate(load.names)
             if not load.waiting_count[row]
             and row not in closed
+            and name not in between
             and self.held_count(name) < load.concurrency[row]
         ]
 

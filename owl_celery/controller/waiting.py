@@ -50,6 +50,11 @@ class Waiting:
         self._sum_seconds = 0.0
         self._unpredicted = 0.0
 
+    @property
+    def is_between(self) -> bool:
+        """Whether a task seems to have left that is not seen to run; for a moment only."""
+        return not self.count and self._sum_count >= 0.5
+
     def mean_seconds(self, served_seconds: float) -> float:
         """Mean predicted seconds of the tasks sent here lately; ``served_seconds`` without any."""
         return self._mean or served_seconds or UNKNOWN_SECONDS

@@ -16,10 +16,11 @@ from owl_celery.controller.controller import Controller
 from owl_celery.controller.health import Health
 from owl_celery.controller.leader import Leader
 from owl_celery.redis_state import RedisState
+from owl_celery.settings import Settings
 from owl_celery.store.memory import MemoryStore
 from owl_celery.types import Outcome, TryState
 from owl_celery.wire import Heartbeat, Keys, Started, encode_event
-from tests.controller_process import NAMESPACE, controller_settings
+from tests.controller_process import NAMESPACE
 from tests.routed import numbers_in, send_routed
 
 pytestmark = pytest.mark.integration
@@ -40,12 +41,21 @@ class Fleet:
         self.seconds = 100.0
         self.dead: set[str] = set()
         self.held: dict[str, set[str]] = {queue: set() for queue in MODELS}
-        # Its knowledge is complete with the first outcomes.
-        settings = {"policy": "expected_completion", **settings}
+        settings = {
+            # Its knowledge is complete with the first outcomes.
+            "policy": "expected_completion",
+            "redis_url": redis_url,
+            "continuous_learning_storage_path": folder,
+            "namespace": NAMESPACE,
+            # Redis has a clock of its own, and this machine may be slow.
+            "lease_seconds": 60.0,
+            "seed": 1,
+            **settings,
+        }
         self.controller = Controller(
             self.state,
             open_broker(self.app),
-            controller_settings(redis_url, folder, **settings),
+            Settings.load(**settings),
             MemoryStore,
             "first",
             lambda: self.seconds,
@@ -119,7 +129,7 @@ class Fleet:
             assert self.controller.tick()
 
     def wait(self, seconds: int) -> None:
-        """Let time pass, in steps that are shorter than the lease."""
+        """Let time pass."""
         self.tick(2 * seconds, after=0.5)
 
     def waiting(self, queue: str) -> list[float]:

@@ -166,6 +166,22 @@ def test_a_queue_is_free_while_nothing_waits_or_is_held(world: World) -> None:
     assert world.ledger.free_rows(world.look({QUEUE: 0})) == []
 
 
+def test_a_queue_whose_task_is_between_queue_and_start_is_not_free(world: World) -> None:
+    world.assign(1, 2.0)
+    world.look({QUEUE: 1})
+    assert world.ledger.free_rows(world.look({QUEUE: 0})) == []
+    event = started("slow to start")
+    world.ledger.start(event, world.now)
+    world.ledger.end(ended(event), world.now)
+    assert world.ledger.free_rows(world.look({QUEUE: 0})) == [0]
+    # One that vanished is not waited for.
+    world.assign(1, 2.0)
+    world.look({QUEUE: 1})
+    for _ in range(10):
+        load = world.look({QUEUE: 0})
+    assert world.ledger.free_rows(load) == [0]
+
+
 def test_what_only_a_heartbeat_lists_is_held_until_it_is_seen_to_end(world: World) -> None:
     world.now += 1.0
     world.hear(beat(world.now, active=("a",)))
