@@ -46,6 +46,10 @@ def table_of(model: type[OwlModel]) -> Table:
     return OwlModel.metadata.tables[str(model.__tablename__)]
 
 
+COUNTED: Final = {"preserve_rowcount": True}
+"""Without it SQLAlchemy says -1 of an INSERT."""
+
+
 class Writer:
     """Writes many rows of a table by one statement, compiled once for each kind of database.
 
@@ -101,11 +105,13 @@ class Writer:
             return 0
         if connection.dialect.name == "sqlite":
             statement, in_order = self._on_sqlite
-            done = connection.exec_driver_sql(statement, [in_order(row) for row in rows])
+            done = connection.exec_driver_sql(
+                statement, [in_order(row) for row in rows], execution_options=COUNTED
+            )
         else:
             columns = zip(*rows, strict=True)
             arrays = {name: list(column) for name, column in zip(self.names, columns, strict=True)}
-            done = connection.execute(self._postgres, arrays)
+            done = connection.execute(self._postgres, arrays, execution_options=COUNTED)
         return done.rowcount
 
 
