@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
@@ -49,7 +50,7 @@ def queues_of(
     # As lists: to take single numbers from arrays is slow.
     backlogs = (fleet.waiting_seconds + residual).tolist()
     waiting_seconds, waiting_count = fleet.waiting_seconds.tolist(), fleet.waiting_count.tolist()
-    is_open = fleet.is_open.tolist()
+    is_open, free = fleet.is_open.tolist(), fleet.free_memory_bytes.tolist()
     gpus = {worker.worker_id: worker.gpu for worker in workers}
     beliefs = live.knowledge.beliefs
     speeds = beliefs.speeds if beliefs is not None else {}
@@ -77,6 +78,7 @@ def queues_of(
                 running=_running(running.get(row, []), served, begun, live.redis_time),
                 speed_factor=float(speeds.get(name, 1.0)),
                 gpu=gpus.get(served[0].node, UNKNOWN_GPU) if served else UNKNOWN_GPU,
+                idle_memory_bytes=None if math.isnan(free[row]) else free[row],
             )
         )
     return tuple(sorted(found, key=lambda queue: queue.name))

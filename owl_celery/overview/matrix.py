@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from owl_celery.aggregates import OTHER, ServiceStats
 from owl_celery.overview.reader import predictions
-from owl_celery.overview.requirements import memory_of
 from owl_celery.overview.values import Overview
 from owl_celery.policies.failures import CLOSED_PROBABILITY
 
@@ -49,8 +49,17 @@ def pairs_of(overview: Overview) -> list[tuple[str, str]]:
 def cells_of(overview: Overview, pairs: Iterable[tuple[str, str]]) -> list[Cell]:
     """What is known of these pairs of task type and GPU model."""
     rows = {(row.task_type, row.gpu_model): row for row in overview.services}
-    memory = memory_of(overview)
-    return [_cell(overview, rows.get(pair), *pair, memory.get(pair[1])) for pair in pairs]
+    free = free_of(overview)
+    return [_cell(overview, rows.get(pair), *pair, free.get(pair[1])) for pair in pairs]
+
+
+def free_of(overview: Overview) -> dict[str, float]:
+    """Most memory that a GPU has free when idle, by GPU model; left out where one is unknown."""
+    found: dict[str, float] = {}
+    for queue in overview.queues:
+        free = math.inf if queue.idle_memory_bytes is None else queue.idle_memory_bytes
+        found[queue.gpu_model] = max(found.get(queue.gpu_model, 0.0), free)
+    return {model: free for model, free in found.items() if math.isfinite(free)}
 
 
 def _cell(
@@ -58,7 +67,7 @@ def _cell(
     row: ServiceStats | None,
     task_type: str,
     model: str,
-    memory_bytes: int | None,
+    free_bytes: float | None,
 ) -> Cell:
     seconds = predictions(overview.knowledge)(task_type, model)
     count, failures = (row.count, row.failures) if row is not None else (0, 0)
@@ -70,15 +79,16 @@ def _cell(
         seconds=seconds,
         samples=count,
         failure_rate=failures / (count + failures) if count + failures else None,
-        is_closed=_is_closed(overview, task_type, model, memory_bytes),
+        is_closed=_is_closed(overview, task_type, model, free_bytes),
     )
 
 
-def _is_closed(overview: Overview, task_type: str, model: str, memory_bytes: int | None) -> bool:
+def _is_closed(overview: Overview, task_type: str, model: str, free_bytes: float | None) -> bool:
     """Whether the policy expects nearly every try to fail, or too little memory."""
     beliefs = overview.knowledge.beliefs
     if beliefs is None or task_type not in beliefs.types or model not in beliefs.models:
         return False
     cell = beliefs.types[task_type], beliefs.models[model]
-    is_short = memory_bytes is not None and float(beliefs.needed[cell]) > memory_bytes
+    # As in routing: what a try ran out of is little less than all, and more than is ever free.
+    is_short = free_bytes is not None and float(beliefs.needed[cell]) > free_bytes
     return is_short or float(beliefs.failure[cell]) > CLOSED_PROBABILITY

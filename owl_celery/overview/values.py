@@ -133,6 +133,8 @@ class QueueNow:
         Predicted service time of what waits; the same with the rest of what runs.
     speed_factor
         2 when everything takes twice as long as on others of its GPU model.
+    idle_memory_bytes
+        Memory that is free while nothing of ours runs, as routing sees it; None when unknown.
 
     """
 
@@ -148,6 +150,7 @@ class QueueNow:
     running: tuple[RunningNow, ...]
     speed_factor: float
     gpu: GpuNow
+    idle_memory_bytes: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
