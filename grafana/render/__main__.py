@@ -128,7 +128,10 @@ def marks(prometheus: PrometheusServer, start: float, end: float) -> Iterator[Js
         step = SCRAPE_SECONDS
         data = prometheus.get("query_range", query=query, start=start, end=end, step=step)
         for series in data["result"]:
-            yield {"time": series["values"][0][0], "colour": mark["iconColor"]}
+            times = [time for time, _ in series["values"]]
+            for previous, time_ in zip([0.0, *times], times, strict=False):
+                if time_ - previous > 1.5 * step:
+                    yield {"time": time_ * 1000, "colour": mark["iconColor"]}
 
 
 if __name__ == "__main__":

@@ -42,9 +42,11 @@ class Query:
 
 
 def quantile(share: float, histogram: str, labels: str, matchers: str) -> str:
-    """The PromQL of a quantile of a histogram, by some labels."""
+    """The PromQL of a quantile of a histogram, by some labels or none."""
     rate = f"rate({histogram}_bucket{matchers}[$__rate_interval])"
-    return f"histogram_quantile({share}, sum by (le, {labels}) ({rate}))"
+    by = f"le, {labels}" if labels else "le"
+    # The comparison drops what is no number: there was nothing to take the quantile of.
+    return f"histogram_quantile({share}, sum by ({by}) ({rate})) >= 0"
 
 
 def mean(histogram: str, labels: str, matchers: str) -> str:

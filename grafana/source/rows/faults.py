@@ -19,11 +19,14 @@ FAULTS: Final = Row(
             width=8,
             queries=[
                 Query(
-                    "sum by (reason) (rate(owl_routing_fallbacks_total{app}[$__rate_interval]))",
+                    "sum by (reason) (rate(owl_routing_fallbacks_total{app}[$__rate_interval]))"
+                    # Of all reasons that there are, those that ever were.
+                    " and sum by (reason) (owl_routing_fallbacks_total{app}) > 0",
                     "{{reason}}",
                 )
             ],
             stacked=True,
+            empty="none",
         ),
         Lines(
             title="Tasks moved",
@@ -79,7 +82,7 @@ FAULTS: Final = Row(
             height=8,
             queries=[
                 Query("max(owl_visibility_timeout_seconds{app})", "visibility timeout"),
-                Query("max(owl_task_type_p99_seconds{app})", "longest task type"),
+                Query("max(owl_task_type_p99_seconds{app})", "longest task"),
             ],
             text="value_and_name",
         ),

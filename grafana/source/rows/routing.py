@@ -6,7 +6,7 @@ from typing import Final
 
 from grafana.source.kinds import Bars, Lines, Matrix
 from grafana.source.panels import Row
-from grafana.source.queries import MOST, Query
+from grafana.source.queries import MOST, Query, quantile
 
 ROUTING: Final = Row(
     "routing",
@@ -32,11 +32,7 @@ ROUTING: Final = Row(
             unit="s",
             width=8,
             queries=[
-                Query(
-                    f"histogram_quantile({share}, sum by (le)"
-                    " (rate(owl_routing_decision_duration_seconds_bucket{app}[$__rate_interval])))",
-                    name,
-                )
+                Query(quantile(share, "owl_routing_decision_duration_seconds", "", "{app}"), name)
                 for share, name in ((0.5, "median"), (0.99, "99 %"))
             ],
         ),

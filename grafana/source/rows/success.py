@@ -40,15 +40,14 @@ SUCCESS: Final = Row(
         ),
         Lines(
             title="Failures",
-            description="Failed tries per second, by GPU model and reason.",
+            description="Failed tries per second, by reason.",
             unit="suffix:/s",
             width=12,
             height=10,
             queries=[
                 Query(
-                    "sum by (gpu_model, reason)"
-                    " (rate(owl_task_failures_total{pair}[$__rate_interval]))",
-                    "{{gpu_model}}: {{reason}}",
+                    "sum by (reason) (rate(owl_task_failures_total{pair}[$__rate_interval]))",
+                    "{{reason}}",
                 )
             ],
             stacked=True,

@@ -50,7 +50,7 @@ WORKERS: Final = Row(
             description=f"Predicted seconds of work ahead in each queue, the {MOST} fullest.",
             unit="s",
             width=8,
-            height=10,
+            height=8,
             queries=[
                 Query(
                     f"sort_desc(topk({MOST}, owl_queue_backlog_seconds{{gpu}}))",
@@ -64,7 +64,7 @@ WORKERS: Final = Row(
             "more than 1 is slower.",
             unit="x",
             width=8,
-            height=10,
+            height=8,
             decimals=2,
             steps=[Step(GREEN), Step(ORANGE, 1.15), Step(RED, 1.5)],
             queries=[
@@ -79,7 +79,7 @@ WORKERS: Final = Row(
             description=f"Share of its slots that each worker uses now, the {MOST} busiest.",
             unit="percentunit",
             width=8,
-            height=10,
+            height=8,
             maximum=1.0,
             queries=[
                 Query(
