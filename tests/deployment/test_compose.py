@@ -324,6 +324,13 @@ def test_flower_asks_for_a_password() -> None:
     assert SERVICES["flower"]["environment"]["FLOWER_BASIC_AUTH"] == "owl:{flower_password}"
 
 
+def test_grafana_is_the_one_in_whose_schema_the_dashboard_is_checked() -> None:
+    packages = json.loads((ROOT / "tests/observability/schema/package.json").read_text("utf-8"))
+    version = packages["dependencies"]["@grafana/schema"]
+
+    assert SERVICES["grafana"]["image"] == f"grafana/grafana:{version}"
+
+
 def test_grafana_has_a_password_of_its_own_and_asks_nobody_outside() -> None:
     environment = SERVICES["grafana"]["environment"]
 
