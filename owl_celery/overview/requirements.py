@@ -17,6 +17,9 @@ from owl_celery.settings import Settings
 CACHE_SECONDS: Final = 5.0
 """How long an answer of the database is used: it holds the whole state of the policy."""
 
+RETRY_SECONDS: Final = 1.0
+"""How long the error of a database is given again: whoever has waited behind it need not ask."""
+
 
 class RequirementsReader:
     """Derives requirements from what the store keeps, the latest copy when it fails.
@@ -43,6 +46,7 @@ class RequirementsReader:
         self._clock = clock
         self._lock = threading.Lock()
         self._learned: LearnedRequirements | None = None
+        self._error = StoreError()
         self._next_at = float("-inf")
 
     def of(self, task_type: str) -> Requirements | None:
@@ -63,14 +67,17 @@ class RequirementsReader:
 
     def _latest(self) -> LearnedRequirements:
         with self._lock:
-            if self._learned is None or self._clock() >= self._next_at:
+            if self._clock() >= self._next_at:
+                pause = CACHE_SECONDS
                 try:
                     learned = self._reader.ask(lambda store: store.load())
                     self._learned = LearnedRequirements(learned, self._settings)
-                except StoreError:
-                    if self._learned is None:
-                        raise
-                self._next_at = self._clock() + CACHE_SECONDS
+                except StoreError as error:
+                    self._error = error
+                    pause = CACHE_SECONDS if self._learned else RETRY_SECONDS
+                self._next_at = self._clock() + pause
+            if self._learned is None:
+                raise StoreError(str(self._error)) from self._error
             return self._learned
 
 
