@@ -14,7 +14,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 	--custom-compile-command "make lock" pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-policy console-figures dashboard dashboard-figures lock secrets clean
+.PHONY: help demo test check bench bench-policy faults console-figures dashboard dashboard-figures lock secrets clean
 
 help: ## Show this list
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -45,6 +45,9 @@ dashboard: $(VENV)/.dev ## Write Grafana's dashboard from its source
 
 dashboard-figures: $(VENV)/.dev ## Draw the dashboard from a real run (10 minutes, needs npm)
 	$(BIN)/python -m grafana.render $(ARGS)
+
+faults: $(VENV)/.dev ## Kill real workers and controllers, and account for every task
+	$(BIN)/python -m benchmarks.faults $(ARGS)
 
 lock: $(VENV)/.dev ## Pin the newest versions that pyproject.toml allows in requirements/
 	$(PIP_INSTALL) 'uv>=0.8'
