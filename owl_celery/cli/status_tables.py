@@ -64,13 +64,13 @@ def _queues(overview: Overview, most: int) -> Table:
     table.add_column("runs", overflow="ellipsis", no_wrap=True, max_width=22)
     for queue in shown:
         table.add_row(
-            escape(queue.name),
-            escape(queue.gpu_model),
+            printable(queue.name),
+            printable(queue.gpu_model),
             _state(queue),
             str(queue.waiting_count),
             duration(queue.backlog_seconds),
             share(queue.gpu.utilization_ratio),
-            escape(", ".join(task.task_type or "?" for task in queue.running)),
+            printable(", ".join(task.task_type or "?" for task in queue.running)),
         )
     if len(overview.queues) > len(shown):
         table.caption = f"and {len(overview.queues) - len(shown)} with less work"
@@ -107,7 +107,7 @@ def _task_types(overview: Overview) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows[:MOST_TYPES]:
         table.add_row(
-            escape(row.task_type),
+            printable(row.task_type),
             str(row.tries),
             share(row.success_rate),
             duration(row.mean_service_seconds),
@@ -116,6 +116,18 @@ def _task_types(overview: Overview) -> Table:
     if len(rows) > MOST_TYPES:
         table.caption = f"and {len(rows) - MOST_TYPES} with fewer tries"
     return table
+
+
+def printable(name: str) -> str:
+    """A name from outside as a cell: neither markup nor commands to the terminal.
+
+    Examples
+    --------
+    >>> printable("a[b]\\x1b[31m")
+    'a\\\\[b]\ufffd[31m'
+
+    """
+    return escape("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name))
 
 
 def duration(seconds: float | None) -> str:
