@@ -1,4 +1,4 @@
-"""From ``apply_async`` to Prometheus: everything that is true of a real run is there to see."""
+"""From ``apply_async`` to Prometheus, dashboard and console: all that is true is there to see."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from grafana.source.answers import filled
 from grafana.source.dashboard import dashboard
 from owl_celery.metrics import METRICS, Kind
 from owl_celery.testing import wait_until
+from tests.browser import open_browser
 from tests.chain import JOB, LONGER_JOB, Chain, running_chain
 from tests.prometheus import PrometheusServer
 
@@ -76,6 +77,7 @@ def test_prometheus_sees_a_real_run(redis_url: str, tmp_path: Path) -> None:
         assert not missing
         assert prometheus.query("scrape_samples_post_metric_relabeling")[0].value > 100
         _api_tells_the_same(chain)
+        _console_shows_the_same(chain)
         assert [a for a in prometheus.get("alerts")["alerts"] if a["state"] == "firing"] == []
 
 
@@ -120,3 +122,21 @@ def _api_tells_the_same(chain: Chain) -> None:
         found = api.get(f"/requirements/replay {JOB}").json()
         assert {model["gpu_model"] for model in found["models"]} == {"k80", "v100"}
         assert len(api.get("/decisions", params={"limit": 50}).json()["items"]) == 50
+
+
+def _console_shows_the_same(chain: Chain) -> None:
+    """What somebody sees of this run in a browser, live."""
+    with open_browser() as browser:
+        browser.open(f"http://{chain.api_address}/")
+        browser.wait_for_text("#status", "Working")
+        browser.wait_for_text("#figures", "2 / 2")
+        for part in ("k80", "v100"):
+            browser.wait_for_text("#fleet", part)
+        for part in (JOB, LONGER_JOB):
+            browser.wait_for_text("#matrix-body", part)
+        browser.wait_for_text("#curve", "q_learning")
+        before = browser.text("#decisions-list")
+        chain.run(1, LONGER_JOB)
+        browser.wait_for(lambda: browser.text("#decisions-list") != before, "a live decision")
+        browser.wait_for_text("#decisions-list", LONGER_JOB)
+        assert browser.errors() == []
