@@ -133,14 +133,18 @@ class Emptying:
         """
         self._placer.prepare(load, knowledge, now)
         waiting = dict(zip(load.names, load.waiting_count, strict=True))
+        # First, so that a broker that fails is not asked again in every round.
+        before = dict(self._due_at)
+        self._due_at.update(dict.fromkeys(queues, now + NOTHING_MOVED_SECONDS))
         total, left = 0, LOOKED_AT
         for queue in queues:
             if not left:
-                break  # In the next round.
+                self._due_at[queue] = before[queue]  # In the next round.
+                continue
             moved = self._broker.redirect(queue, self._placer.place, left)
             left -= min(waiting[queue], left)
-            self._due_at[queue] = now + (MOVE_SECONDS if moved else NOTHING_MOVED_SECONDS)
             if moved:
+                self._due_at[queue] = now + MOVE_SECONDS
                 log.info("owl controller: moved %d tasks from drained queue %s", moved, queue)
             total += moved
         return total

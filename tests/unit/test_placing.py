@@ -11,6 +11,7 @@ from owl_celery.brokers.base import BlindBroker, Place
 from owl_celery.controller import placing
 from owl_celery.controller.load import Load
 from owl_celery.controller.placing import Emptying, Placer
+from owl_celery.errors import BrokerError
 from owl_celery.policies import make_policy
 from owl_celery.records import Knowledge
 from owl_celery.settings import Settings
@@ -125,3 +126,23 @@ def test_what_one_round_empties_is_bounded_and_every_queue_has_its_turn(
         emptying.empty(due, fleet, "", now)
     assert sorted({name for name, _ in looked}) == ["q0", "q1", "q2"]
     assert max(limit for _, limit in looked) == 3
+
+
+def test_a_broker_that_fails_is_not_asked_in_every_round() -> None:
+    class Failing(BlindBroker):
+        """Does not answer."""
+
+        def redirect(self, source: str, place: Place, limit: int) -> int:
+            raise BrokerError("It does not answer.")
+
+    emptying = Emptying(Failing(), Placer(SETTINGS, "celery"))
+    fleet = load("V100", "V100", closed=(0, 1))
+    fleet.waiting_count = [1, 1]
+    drained = frozenset(fleet.names)
+    due = emptying.due(drained, fleet, 10.0)
+    assert sorted(due) == ["q0", "q1"]
+    with pytest.raises(BrokerError):
+        emptying.empty(due, fleet, "", 10.0)
+
+    assert not emptying.due(drained, fleet, 10.5)
+    assert sorted(emptying.due(drained, fleet, 11.5)) == ["q0", "q1"]
