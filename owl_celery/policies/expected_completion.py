@@ -227,7 +227,8 @@ class ExpectedCompletion(Policy):
             self._sent_models.clear()
 
     def predict_seconds(self, task: TaskView, gpu_model: str) -> float | None:
-        return self._beliefs.predict_seconds(task, gpu_model) if self.ready else None
+        # Known from the first completion on, also where prices are still to come.
+        return self._beliefs.predict_seconds(task, gpu_model) if self._beliefs.completed else None
 
     def take_prior(self, seconds: Mapping[str, Mapping[str, float]], count: float = 2.0) -> None:
         """Begin from service times by task type and GPU model that are worth ``count`` samples.
