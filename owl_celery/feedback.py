@@ -24,10 +24,10 @@ from celery.exceptions import Reject
 from owl_celery.gpus import CurrentGpu
 from owl_celery.memory_errors import is_out_of_memory
 from owl_celery.outbox import Outbox
-from owl_celery.router import INTERNAL_PREFIX, header_in
+from owl_celery.router import INTERNAL_PREFIX
 from owl_celery.task_view import view_of_task
 from owl_celery.types import Outcome, TaskView, TryState
-from owl_celery.wire import MAX_NAME_LENGTH, Started, TaskHeader
+from owl_celery.wire import MAX_NAME_LENGTH, Started, TaskHeader, header_in
 
 log = logging.getLogger(__name__)
 

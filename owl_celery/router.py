@@ -26,7 +26,7 @@ from owl_celery.snapshot import Snapshot
 from owl_celery.sync import ProducerSync
 from owl_celery.task_view import view_of_task
 from owl_celery.types import Decision, TaskView
-from owl_celery.wire import HEADER, TaskHeader
+from owl_celery.wire import HEADER, TaskHeader, header_in
 
 log = logging.getLogger(__name__)
 
@@ -267,16 +267,6 @@ class LearningRouterMixin:
 
 class LearningRouter(LearningRouterMixin):
     """The router that ``install`` puts at the end of ``task_routes``."""
-
-
-def header_in(headers: object) -> TaskHeader | None:
-    """Find our header among message headers, also where another library nested them."""
-    if not isinstance(headers, Mapping):
-        return None
-    value = headers.get(HEADER)
-    if value is None and isinstance(headers.get("headers"), Mapping):
-        value = headers["headers"].get(HEADER)
-    return TaskHeader.decode(value)
 
 
 def has_destination(options: Mapping[str, Any]) -> bool:

@@ -269,6 +269,16 @@ class TaskHeader(NamedTuple):
         )
 
 
+def header_in(headers: object) -> TaskHeader | None:
+    """Find our header among message headers, also where another library nested them."""
+    if not isinstance(headers, Mapping):
+        return None
+    value = headers.get(HEADER)
+    if value is None and isinstance(headers.get("headers"), Mapping):
+        value = headers["headers"].get(HEADER)
+    return TaskHeader.decode(value)
+
+
 @dataclass(frozen=True, slots=True)
 class Started:
     """Event: a worker process began a try."""

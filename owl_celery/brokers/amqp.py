@@ -10,7 +10,7 @@ from kombu.connection import Connection
 
 from owl_celery.brokers.base import Owner, Permit, Place, Seen
 from owl_celery.errors import BrokerError
-from owl_celery.wire import HEADER, TaskHeader
+from owl_celery.wire import header_in
 
 REBUILT_PROPERTIES: Final = {
     "application_headers",
@@ -78,8 +78,7 @@ class AmqpBroker:
         """
 
         def destination(headers: object) -> str | None:
-            value = headers.get(HEADER) if isinstance(headers, Mapping) else None
-            header = TaskHeader.decode(value)
+            header = header_in(headers)
             queue = place(header) if header else None
             return None if queue == source else queue
 

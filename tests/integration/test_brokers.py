@@ -185,12 +185,11 @@ def test_redirect_passes_over_what_it_cannot_read(make_app: Make, redis_url: str
     broker.close()
 
 
-def test_redirect_finds_a_header_that_another_library_nested(make_app: Make) -> None:
-    app = make_app()
+def test_redirect_finds_a_header_that_another_library_nested(app: Celery, broker: Broker) -> None:
+    send(app, "gpu.a.1", 0)  # So that it is there.
     send(app, "gpu.a.0", 1, headers={"headers": header()})
-    broker = open_broker(app)
     assert broker.redirect("gpu.a.0", lambda _: "gpu.a.1", 100) == 1
-    broker.close()
+    assert received(app, "gpu.a.1") == [0, 1]
 
 
 def test_a_task_that_expires_moves_and_keeps_its_time(app: Celery, broker: Broker) -> None:

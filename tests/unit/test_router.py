@@ -12,11 +12,11 @@ from kombu.entity import Queue
 
 from owl_celery.policies.expected_completion import ExpectedCompletion
 from owl_celery.redis_state import RedisState
-from owl_celery.router import LearningRouter, header_in, stamp_published
+from owl_celery.router import LearningRouter, stamp_published
 from owl_celery.settings import Settings
 from owl_celery.sync import ProducerSync
 from owl_celery.types import QueueView, TaskView
-from owl_celery.wire import Keys, TaskHeader
+from owl_celery.wire import Keys, TaskHeader, header_in
 from tests.published import Publisher
 
 NAME = "proj.tasks.train"
