@@ -29,6 +29,9 @@ SCRIPTS: Final = resources.files("owl_celery.brokers") / "lua"
 MOVED_AT_ONCE: Final = 200
 LOOKED_AT_ONCE: Final = 50
 GIVE_UP_SECONDS: Final = 3.0
+MOVED_BYTES: Final = 512 * 1024
+"""Read by one script at most, and a message more."""
+
 PEEKED_BYTES: Final = 256 * 1024
 LONGEST_MOVED_BYTES: Final = 64 * 1024
 """Larger messages stay where they are: Redis serves nobody else while it reads them."""
@@ -137,7 +140,7 @@ class RedisBroker:
             move = client.register_script(self._move)
             for pair in zip(self._lists(source), self._lists(destination), strict=True):
                 # In pieces: while a script runs Redis serves nobody else.
-                while moved := int(move(pair, [destination, MOVED_AT_ONCE])):
+                while moved := int(move(pair, [destination, MOVED_AT_ONCE, MOVED_BYTES])):
                     total += moved
         return total
 
@@ -152,9 +155,11 @@ class RedisBroker:
             for step, waiting in enumerate(self._lists(source)):
                 kept = 0
                 while seen < limit:
-                    reply = peek([waiting], [kept, MOVED_AT_ONCE])
+                    is_end, *reply = peek([waiting], [kept, MOVED_AT_ONCE, MOVED_BYTES])
+                    looked = len(reply) // 2
                     keys = [waiting]
-                    arguments: list[str | int] = [kept + MOVED_AT_ONCE]
+                    # Twice, since a worker may have taken some meanwhile.
+                    arguments: list[str | int] = [kept + looked, 2 * MOVED_BYTES]
                     for task_id, text in zip(reply[::2], reply[1::2], strict=True):
                         header = TaskHeader.decode(json.loads(text)) if text else None
                         queue = place(header) if header else None
@@ -163,9 +168,9 @@ class RedisBroker:
                             arguments += [task_id, queue]
                     picked = int(pick(keys, arguments)) if len(keys) > 1 else 0
                     moved += picked
-                    seen += len(reply) // 2
-                    kept += len(reply) // 2 - picked
-                    if len(reply) // 2 < MOVED_AT_ONCE:
+                    seen += looked
+                    kept += looked - picked
+                    if is_end:
                         break
         return moved
 

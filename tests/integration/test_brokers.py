@@ -13,7 +13,7 @@ from celery import Celery
 from kombu.transport import memory
 from redis import Redis
 
-from owl_celery.brokers import open_broker
+from owl_celery.brokers import open_broker, redis
 from owl_celery.brokers.amqp import AmqpBroker
 from owl_celery.brokers.base import BlindBroker, Broker
 from owl_celery.brokers.redis import RedisBroker
@@ -170,6 +170,26 @@ def test_redirect_looks_at_a_bounded_number(make_app: Make) -> None:
     broker = open_broker(app)
     assert broker.redirect("gpu.a.0", lambda _: "gpu.a.1", 300) == 400
     broker.close()
+
+
+def test_large_messages_move_a_few_at_a_time(
+    make_app: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis, "MOVED_BYTES", 3_000)
+    app = make_app()
+    texts = [f"{number} {'x' * 2_000}" for number in range(7)]
+    send(app, "gpu.a.0", *texts, headers=header())
+    send(app, "gpu.a.0", *"abc", headers=header())
+    broker = open_broker(app)
+    looked = itertools.count(1)
+    turn = itertools.cycle([None, "gpu.a.1"])
+    assert broker.redirect("gpu.a.0", lambda _: (next(looked), next(turn))[1], 4) == 2
+    assert next(looked) == 5
+    assert broker.redirect("gpu.a.0", lambda _: "gpu.a.1", 100) == 8
+    assert broker.move_all("gpu.a.1", "gpu.a.2") == 10
+    broker.close()
+    moved = [texts[1], texts[3], texts[0], texts[2], *texts[4:], *"abc"]
+    assert received(app, "gpu.a.2") == moved
 
 
 def test_redirect_passes_over_what_it_cannot_read(make_app: Make, redis_url: str) -> None:

@@ -1,7 +1,8 @@
 -- Look at waiting messages, oldest first.
--- KEYS: list. ARGV: messages to pass over, most messages to look at.
--- Returns task id, header "owl" as JSON; task id, ...; both empty where there is none. Bodies stay
--- here, since they may be large.
+-- KEYS: list. ARGV: messages to pass over, most messages to look at, bytes after which no more
+-- are looked at; one always is.
+-- Returns 1 when there are no more (else 0), then for each task id, header "owl" as JSON; both
+-- empty where there is none. Bodies stay here, since they may be large.
 local function owl_header(headers)
   if type(headers.owl) == 'table' then
     return headers.owl
@@ -9,12 +10,18 @@ local function owl_header(headers)
   return type(headers.headers) == 'table' and headers.headers.owl
 end
 
-local skipped = tonumber(ARGV[1])
-local messages = redis.call('LRANGE', KEYS[1], -skipped - tonumber(ARGV[2]), -skipped - 1)
-local found = {}
-for at = #messages, 1, -1 do
+local skipped, most, budget = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local found, looked = {0}, 0
+-- One by one: LRANGE would copy all of them, however large they are.
+while looked < most and (looked == 0 or budget > 0) do
+  local message = redis.call('LINDEX', KEYS[1], -skipped - looked - 1)
+  if not message then
+    found[1] = 1
+    break
+  end
+  looked, budget = looked + 1, budget - #message
   local id, header = '', ''
-  local is_sound, decoded = pcall(cjson.decode, messages[at])
+  local is_sound, decoded = pcall(cjson.decode, message)
   local headers = is_sound and type(decoded) == 'table' and decoded.headers
   if type(headers) == 'table' and type(headers.id) == 'string' then
     local owl = owl_header(headers)

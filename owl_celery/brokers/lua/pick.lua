@@ -1,23 +1,35 @@
 -- Move some waiting messages, each to a queue of its own; none is lost or doubled.
 -- KEYS: list to take from, then for each task the list to put it to. ARGV: how many of the oldest
--- messages to look through, then for each task its id and the name of its new queue.
+-- messages to look through, bytes after which no more are read, then for each task its id and the
+-- name of its new queue.
 -- Returns how many were moved: a task that is gone meanwhile is passed over.
-local wanted = {}
+local budget, wanted, left = tonumber(ARGV[2]), {}, 0
 for i = 2, #KEYS do
-  wanted[ARGV[2 * i - 2]] = i
+  local id = ARGV[2 * i - 1]
+  left = wanted[id] and left or left + 1
+  wanted[id] = i
 end
-local moved = 0
-local messages = redis.call('LRANGE', KEYS[1], -tonumber(ARGV[1]), -1)
-for at = #messages, 1, -1 do
-  local is_sound, decoded = pcall(cjson.decode, messages[at])
+-- From where they were seen: what has left since was older, and those passed over need no look.
+local found = {}
+for index = -tonumber(ARGV[1]), -1 do
+  if left == 0 or budget <= 0 then
+    break
+  end
+  local message = redis.call('LINDEX', KEYS[1], index) or ''
+  budget = budget - #message
+  local is_sound, decoded = pcall(cjson.decode, message)
   local headers = is_sound and type(decoded) == 'table' and decoded.headers
   local id = type(headers) == 'table' and headers.id
   local i = id and wanted[id]
   if i then
-    wanted[id] = nil
-    redis.call('LPUSH', KEYS[i], redirected(messages[at], ARGV[2 * i - 1]))
-    redis.call('LREM', KEYS[1], -1, messages[at])
-    moved = moved + 1
+    wanted[id], left = nil, left - 1
+    found[#found + 1] = {message, i}
   end
 end
-return moved
+-- The oldest first.
+for at = #found, 1, -1 do
+  local message, i = found[at][1], found[at][2]
+  redis.call('LPUSH', KEYS[i], redirected(message, ARGV[2 * i]))
+  redis.call('LREM', KEYS[1], -1, message)
+end
+return #found
