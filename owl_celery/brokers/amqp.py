@@ -38,6 +38,7 @@ class AmqpBroker:
         self._connect = connect
         self._connection: Any = None
         self._channel: Any = None
+        self.has_more = False
 
     def depths(self, queues: Sequence[str]) -> dict[str, int]:
         """Count what waits in each queue, one round trip a queue; 0 for a missing one."""

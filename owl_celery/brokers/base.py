@@ -80,7 +80,16 @@ class Broker(Protocol):
 
     Connects at first use, and anew after an error. Every method raises ``BrokerError`` when the
     broker does not answer within about a second.
+
+    Attributes
+    ----------
+    has_more
+        Whether the last ``restore`` left something that another can do: tasks to give up for which
+        it had no time.
+
     """
+
+    has_more: bool
 
     def depths(self, queues: Sequence[str]) -> dict[str, int]:
         """Count the messages that wait in each queue; a queue is left out where unknown."""
@@ -160,6 +169,8 @@ class BlindBroker:
     {}
 
     """
+
+    has_more = False
 
     def depths(self, queues: Sequence[str]) -> dict[str, int]:
         """Know nothing."""

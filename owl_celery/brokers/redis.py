@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -28,7 +29,9 @@ log = logging.getLogger(__name__)
 SCRIPTS: Final = resources.files("owl_celery.brokers") / "lua"
 MOVED_AT_ONCE: Final = 200
 LOOKED_AT_ONCE: Final = 50
-GIVE_UP_SECONDS: Final = 3.0
+GIVE_UP_SECONDS: Final = 2.0
+"""For all tasks that are given up in one round: it may not outlast the controller's lease."""
+
 MOVED_BYTES: Final = 512 * 1024
 """Read by one script at most, and a message more."""
 
@@ -72,6 +75,8 @@ class RedisBroker:
         self._connection: Any = None
         self._channel: Any = None
         self._client: Any = None
+        self._late: tuple[bytes, threading.Thread, list[Exception | None]] | None = None
+        self.has_more = False
         self._count = lua("depths")
         self._ends = lua("ends")
         self._take = lua("redirected", "permit", "take")
@@ -186,6 +191,7 @@ class RedisBroker:
             return 0
         right = permit or Permit("", "", "", 0)
         total, cursor = 0, "0"
+        self.has_more, until = False, time.monotonic() + GIVE_UP_SECONDS
         with self._open() as client:
             channel, script = self._channel, client.register_script(self._restore)
             prefix, steps = channel.global_keyprefix, channel.priority_steps
@@ -205,15 +211,25 @@ class RedisBroker:
                 cursor, handed, deadly = script(keys, [cursor, LOOKED_AT_ONCE, *arguments])
                 total += int(handed)
                 for tag, message in zip(deadly[::2], deadly[1::2], strict=True):
-                    self._give_up(client, keys, tag, message, max_losses)
+                    self._give_up(client, keys, tag, message, max_losses, until)
                 if int(cursor) == 0:
                     return total
 
     def _give_up(
-        self, client: Any, keys: Sequence[str], tag: bytes, message: bytes, losses: int
+        self,
+        client: Any,
+        keys: Sequence[str],
+        tag: bytes,
+        message: bytes,
+        losses: int,
+        until: float,
     ) -> None:
         """Let a task fail that has killed its workers; what is done twice ends the same way."""
-        if not self._has_failed(message.decode("utf-8"), losses):
+        has_failed = self._has_failed(tag, message.decode("utf-8", "replace"), losses, until)
+        if has_failed is None:
+            self.has_more = True
+            return
+        if not has_failed:
             log.error("owl: it comes back after the visibility timeout, to be given up then")
             return
         unacked, index = keys[:2]
@@ -222,9 +238,22 @@ class RedisBroker:
             pipe.hdel(unacked, tag)
             pipe.execute()
 
-    def _has_failed(self, message: str, losses: int) -> bool:
-        """Whether the result was stored; a backend that hangs is not waited for."""
-        errors: list[Exception | None] = []
+    def _has_failed(self, tag: bytes, message: str, losses: int, until: float) -> bool | None:
+        """Whether the result was stored; None when that is not known before ``until``.
+
+        A backend that hangs gets no other task until it is done with the one it has.
+        """
+        if self._late is not None:
+            late, thread, errors = self._late
+            if thread.is_alive():
+                return None
+            if late == tag:
+                self._late = None
+                return errors == [None]
+        left = until - time.monotonic()
+        if left <= 0:
+            return None
+        errors = []
 
         def fail() -> None:
             try:
@@ -237,7 +266,11 @@ class RedisBroker:
 
         thread = threading.Thread(target=fail, name="owl-give-up", daemon=True)
         thread.start()
-        thread.join(GIVE_UP_SECONDS)
+        thread.join(left)
+        if thread.is_alive():
+            log.error("owl: the result backend hangs; what is to be given up waits for it")
+            self._late = tag, thread, errors
+            return None
         return errors == [None]
 
     def close(self) -> None:

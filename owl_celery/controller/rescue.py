@@ -163,7 +163,8 @@ class Rescue:
         if not owners:
             return
         count = self._broker.restore(owners, self._lease.permit(), self._max_losses)
-        self._searched.update(dead)
+        if not self._broker.has_more:  # Else again in the next round.
+            self._searched.update(dead)
         if count:
             log.warning("owl controller: %d tasks were held by dead workers", count)
             self._counters["handed_back"] += count

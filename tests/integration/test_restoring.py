@@ -234,6 +234,53 @@ def test_where_its_result_cannot_be_stored_it_is_not_forgotten(
     broker.close()
 
 
+def test_a_hanging_backend_costs_one_round_its_time_and_loses_nothing(
+    app: Celery, held: Held, client: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis, "GIVE_UP_SECONDS", 0.2)
+    is_over = threading.Event()
+    asked: list[str] = []
+
+    def fail(text: str, __: int) -> None:
+        asked.append(text)
+        is_over.wait(10.0)
+
+    broker = RedisBroker(app.connection_for_read, fail)
+    send_routed(app, DEAD, 1, 2, 3)
+    for _ in range(3):
+        held.take(DEAD)
+    for _ in range(2):
+        assert broker.restore(NOBODYS, max_losses=1) == 0
+        assert broker.has_more
+    assert len(asked) == 1
+    assert client.hlen("unacked") == 3
+
+    (hanging,) = [t for t in threading.enumerate() if t.name == "owl-give-up"]
+    is_over.set()
+    hanging.join(10.0)
+    monkeypatch.setattr(redis, "GIVE_UP_SECONDS", 10.0)
+    broker.restore(NOBODYS, max_losses=1)
+    assert not broker.has_more
+    assert len(asked) == len(set(asked)) == 3
+    assert client.hlen("unacked") == client.zcard("unacked_index") == 0
+    broker.close()
+
+
+def test_a_byte_that_is_no_text_does_not_keep_the_others(
+    app: Celery, held: Held, client: Redis
+) -> None:
+    given_up: list[str] = []
+    broker = RedisBroker(app.connection_for_read, lambda text, _: given_up.append(text))
+    send_routed(app, DEAD, 1)
+    held.take(DEAD)
+    entry = b'[{"headers": {"id": "t\xff"}}, "", "gpu.a.0"]'
+    client.hset("unacked", "odd", entry)  # type: ignore[arg-type]
+    broker.restore(NOBODYS, max_losses=1)
+    assert len(given_up) == 2
+    assert client.hlen("unacked") == 0
+    broker.close()
+
+
 def test_what_is_no_json_is_not_read(app: Celery) -> None:
     class Deadly:
         def __reduce__(self) -> tuple[object, ...]:
