@@ -55,6 +55,8 @@ class Clock:
 class Depths:
     """A broker that says what the test says."""
 
+    has_more = False
+
     def __init__(self) -> None:
         self.by_queue: dict[str, int] = {}
         self.error: BrokerError | None = None

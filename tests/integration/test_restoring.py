@@ -274,7 +274,7 @@ def test_a_byte_that_is_no_text_does_not_keep_the_others(
     send_routed(app, DEAD, 1)
     held.take(DEAD)
     entry = b'[{"headers": {"id": "t\xff"}}, "", "gpu.a.0"]'
-    client.hset("unacked", "odd", entry)  # type: ignore[arg-type]
+    client.hset("unacked", "odd", entry)
     broker.restore(NOBODYS, max_losses=1)
     assert len(given_up) == 2
     assert client.hlen("unacked") == 0

@@ -24,6 +24,8 @@ class Clock:
 class FakeBroker:
     """Queues of counted messages."""
 
+    has_more = False
+
     def __init__(self, **depths: int) -> None:
         self.queues = depths
         self.is_down = False
