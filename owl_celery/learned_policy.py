@@ -24,10 +24,14 @@ def policy_of(learned: Learned, settings: Settings) -> tuple[Policy, Prior] | No
         try:
             policy = make_policy(settings.model_copy(update={"policy": saved.name}))
             policy.restore(copy.deepcopy(dict(saved.state)))
+            prior = policy.export_prior()
         except (SettingsError, StateError) as error:
             logger.warning("What policy %s has learned is not used: %s", saved.name, error)
             continue
-        prior = policy.export_prior()
+        except Exception as error:
+            # A policy of somebody else may raise anything.
+            logger.warning("What policy %s has learned is not used: %r", saved.name, error)
+            continue
         if prior is not None:
             return policy, prior
     return None

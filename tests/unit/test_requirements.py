@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from owl_celery.aggregates import ServiceStats
+from owl_celery.aggregates import Learned, SavedPolicy, ServiceStats
 from owl_celery.confidence import at_least, student_cdf, student_width
+from owl_celery.learned_policy import policy_of
 from owl_celery.learned_requirements import LearnedRequirements
 from owl_celery.policies import make_policy
 from owl_celery.policies.expected_completion import ExpectedCompletion
@@ -333,3 +334,17 @@ def test_the_width_of_an_interval(freedom: int, expected: float) -> None:
 )
 def test_students_distribution(t: float, freedom: float, expected: float) -> None:
     assert student_cdf(t, freedom) == pytest.approx(expected, abs=0.001)
+
+
+def test_a_policy_that_cannot_be_restored_counts_as_none(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def restore(*_: object) -> None:
+        raise ZeroDivisionError("A policy of somebody else.")
+
+    monkeypatch.setattr(ExpectedCompletion, "restore", restore)
+    saved = SavedPolicy("expected_completion", 1, {}, 0.0)
+    learned = Learned("0-0", policies=(saved,))
+    assert policy_of(learned, Settings.load()) is None
+    assert "A policy of somebody else." in caplog.text
+    assert LearnedRequirements(learned, Settings.load()).of("train").models == ()
