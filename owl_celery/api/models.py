@@ -47,7 +47,7 @@ HEALTH_EXAMPLE: dict[str, Any] = {
     "controller": {
         "name": "host1:4711",
         "active_since": "2026-11-26T09:00:00Z",
-        "policy": "expected_completion",
+        "policy": "q_learning",
         "tick_seconds": 0.003,
     },
     "database": {"status": "down", "kind": "postgresql"},
@@ -65,7 +65,7 @@ DECISION_EXAMPLE: dict[str, Any] = {
     "queue": "gpu.host1.0",
     "worker_id": "gpu0@host1",
     "gpu_model": "Tesla V100-SXM2-16GB",
-    "algorithm": "expected_completion",
+    "algorithm": "q_learning",
     "explored": False,
     "predicted_seconds": 3.2,
     "service_seconds": 3.3,
