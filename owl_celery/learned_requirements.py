@@ -41,13 +41,18 @@ class LearnedRequirements:
         for pair in found[1].pairs if found else ():
             self._pairs[pair.task_type].append(pair)
 
-    def of(self, task_type: str, memory_bytes: Mapping[str, int] | None = None) -> Requirements:
+    def of(
+        self,
+        task_type: str,
+        memory_bytes: Mapping[str, int] | None = None,
+        free_bytes: Mapping[str, float] | None = None,
+    ) -> Requirements:
         """Requirements of a task type; as ``derive`` for one that was never seen.
 
         Parameters
         ----------
-        memory_bytes
-            Total memory of a GPU, by GPU model, where known.
+        memory_bytes, free_bytes
+            As in ``derive``.
 
         """
         policy, view = self._policy, TaskView(task_type)
@@ -62,4 +67,5 @@ class LearnedRequirements:
             predicted,
             self._pairs.get(task_type, ()),
             memory_bytes,
+            free_bytes,
         )

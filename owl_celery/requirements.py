@@ -123,6 +123,7 @@ def derive(
     predicted_seconds: Mapping[str, float | None],
     pairs: Sequence[PairPrior] = (),
     memory_bytes: Mapping[str, int] | None = None,
+    free_bytes: Mapping[str, float] | None = None,
 ) -> Requirements:
     """Work out the requirements of a task type from its rows.
 
@@ -138,11 +139,15 @@ def derive(
         What the policy knows of its pairs, by ``Policy.export_prior``.
     memory_bytes
         Total memory of a GPU, by GPU model, where known; the least where GPUs differ.
+    free_bytes
+        Most memory that a GPU has free when idle, by GPU model, where known: it decides where a
+        type fits, and the total does when this is omitted.
 
     """
     seen = {row.gpu_model: row for row in services}
     known = {pair.gpu_model: pair for pair in pairs if pair.task_type == task_type}
     memory = memory_bytes or {}
+    room: Mapping[str, float] = memory if free_bytes is None else free_bytes
     compared = [row for row in services if row.count >= ENOUGH_SAMPLES]
     slowest = max(compared, key=lambda row: row.mean_seconds, default=None)
     names = sorted(seen.keys() | predicted_seconds.keys() | known.keys())
@@ -152,6 +157,7 @@ def derive(
             predicted_seconds.get(name),
             known.get(name),
             memory.get(name),
+            room.get(name),
             slowest if len(compared) >= 2 else None,
             len(compared) - 1,
         )
@@ -190,6 +196,7 @@ def _model(
     predicted_seconds: float | None,
     known: PairPrior | None,
     memory_bytes: int | None,
+    room_bytes: float | None,
     slowest: ServiceStats | None,
     comparisons: int,
 ) -> ModelRequirement:
@@ -219,7 +226,7 @@ def _model(
         peak_memory_bytes=row.peak_memory_bytes,
         needed_memory_bytes=known.needed_memory_bytes if known else None,
         memory_bytes=memory_bytes,
-        closed_because=why_closed(known, memory_bytes) if known else "",
+        closed_because=why_closed(known, room_bytes) if known else "",
     )
 
 

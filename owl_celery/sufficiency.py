@@ -91,20 +91,29 @@ def smallest_sufficient(
     )
 
 
-def why_closed(pair: PairPrior, memory_bytes: int | None) -> str:
-    """Why the policy does not send a type to a GPU model, in a sentence; empty when it does."""
+def why_closed(pair: PairPrior, room_bytes: float | None) -> str:
+    """Why the policy does not send a type to a GPU model, in a sentence; empty when it does.
+
+    Parameters
+    ----------
+    pair
+        What the policy knows.
+    room_bytes
+        Most memory that a GPU of the model can give; None when unknown, and then none is too small.
+
+    """
     needed, peak = pair.needed_memory_bytes, pair.peak_memory_bytes
-    if needed is not None and memory_bytes is not None and needed > memory_bytes:
-        return f"it needs {in_gib(needed)} of memory, and there are {in_gib(memory_bytes)}."
+    if needed is not None and room_bytes is not None and needed > room_bytes:
+        if peak is None:
+            return f"it ran out of memory with {in_gib(needed)} free."
+        return f"it needs {in_gib(needed)} of memory, and there are {in_gib(room_bytes)}."
     if pair.failure_probability > CLOSED_PROBABILITY:
         reason = " for lack of memory" if needed is not None and peak is None else ""
         return f"it fails there with a probability of {pair.failure_probability:.0%}{reason}."
-    if needed is not None and peak is None:
-        return f"it ran out of memory with {in_gib(needed)} free."
     return ""
 
 
-def in_gib(size: int) -> str:
+def in_gib(size: float) -> str:
     """A size for people."""
     return f"{size / 2**30:.3g} GiB"
 

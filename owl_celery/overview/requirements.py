@@ -9,6 +9,7 @@ from typing import Final
 
 from owl_celery.errors import StoreError
 from owl_celery.learned_requirements import LearnedRequirements
+from owl_celery.overview.matrix import free_of
 from owl_celery.overview.reader import OverviewReader
 from owl_celery.overview.values import Overview
 from owl_celery.requirements import Requirements
@@ -58,7 +59,9 @@ class RequirementsReader:
             When the database cannot be used and never could.
 
         """
-        found = self._latest().of(task_type, memory_of(self._reader.read()))
+        learned, overview = self._latest(), self._reader.read()
+        # What is closed is so by the same rule as in the matrix.
+        found = learned.of(task_type, memory_of(overview), free_of(overview))
         is_known = found.successes + found.failures > 0 or any(
             model.count or model.failures or model.failure_probability is not None
             for model in found.models

@@ -15,6 +15,7 @@ from owl_celery.learned_policy import policy_of
 from owl_celery.learned_requirements import LearnedRequirements
 from owl_celery.policies import make_policy
 from owl_celery.policies.expected_completion import ExpectedCompletion
+from owl_celery.prior import PairPrior
 from owl_celery.requirements import ENOUGH_SAMPLES, ModelRequirement, derive
 from owl_celery.settings import Settings
 from owl_celery.store.base import FIRST_CURSOR
@@ -274,6 +275,21 @@ def test_a_pair_closed_by_memory_says_how_much_is_needed(learner: TaskPerformanc
     assert needs.peak_memory_bytes == 20 * 2**30
     assert needs.closed == ("A30",)
     assert needs.models[1].closed_because == "it needs 21 GiB of memory, and there are 20 GiB."
+
+
+@pytest.mark.parametrize(
+    ("free", "because"),
+    [
+        ({"K80": 11e9}, "it ran out of memory with 10.2 GiB free."),
+        ({"K80": 11e9 + 2.0}, ""),
+        ({}, ""),
+    ],
+)
+def test_a_shortage_closes_only_where_no_more_is_free(free: dict[str, float], because: str) -> None:
+    pair = PairPrior("train", "K80", failure_probability=0.1, needed_memory_bytes=11 * 10**9 + 1)
+    needs = derive("train", None, (), {}, [pair], {"K80": 12 * 10**9}, free)
+    assert needs.models[0].closed_because == because
+    assert needs.closed == (("K80",) if because else ())
 
 
 def test_the_requirements_are_plain_values(learner: TaskPerformanceTracker) -> None:
