@@ -11,6 +11,7 @@ from celery import Celery
 from redis import Redis
 
 from owl_celery.brokers import open_broker
+from owl_celery.brokers.redis import RedisBroker
 from owl_celery.controller import rescue
 from owl_celery.controller.controller import Controller
 from owl_celery.controller.health import Health
@@ -309,6 +310,23 @@ def test_what_one_round_moves_is_bounded_whatever_number_of_queues_is_dead(
         fleet.tick(after=0.5)
         left.append(sum(len(numbers_in(fleet.redis, queue)) for queue in dead))
     assert sorted(set(left), reverse=True) == [6, 3, 0]
+
+
+def test_a_round_that_leaves_tasks_to_give_up_is_followed_by_another(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = [True, True, False, False]
+    rounds: list[bool] = []
+
+    def restore(broker: RedisBroker, *_: object) -> int:
+        broker.has_more = more[len(rounds)]
+        rounds.append(broker.has_more)
+        return 0
+
+    monkeypatch.setattr(RedisBroker, "restore", restore)
+    fleet.kill(FAST)
+    fleet.wait(40)
+    assert rounds == [True, True, False]
 
 
 def test_a_claimed_queue_is_not_dead(fleet: Fleet) -> None:
