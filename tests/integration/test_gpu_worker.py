@@ -403,6 +403,8 @@ def test_a_supervised_worker_that_is_killed_comes_back(cluster: Cluster) -> None
     cluster.ready(node)
 
     assert f"{node} | worker ended with status -9; starts again in 1 s" in cluster.log("owl")
+    wait_until(lambda: cluster.ran().count("held") == 2, "what it held to run again")
+    cluster.redis.set("never", 1)
     assert cluster.end("owl") == 0
     assert cluster.redis.keys("owl:gpus:claim:*") == []
 
