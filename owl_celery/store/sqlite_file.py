@@ -8,7 +8,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -43,16 +43,25 @@ def prepared(database: Database, path: Path) -> Iterator[None]:
     try:
         _lock(lock, path)
         try:
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            _create(path)
             damage = damage_of(path)
             if damage is not None:
                 _move_aside(path, damage)
-                os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+                _create(path)
         except OSError as error:
             raise _unwritable(database, error) from error
         yield
     finally:
         os.close(lock)
+
+
+def _create(path: Path) -> None:
+    """Make an empty private file, where there is none; one that exists is not even opened."""
+    # To close any descriptor of a file drops all POSIX locks that this process has on it, those of
+    # SQLite's own connections too. Another process that leaves then believes that it is the last,
+    # and deletes the -wal and -shm files under them: what they commit after that is lost.
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def damage_of(path: Path) -> str | None:

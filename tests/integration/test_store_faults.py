@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 import stat
+import subprocess
+import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import closing
@@ -51,6 +53,18 @@ def copies(path: Path) -> list[Path]:
     """What was moved aside, without journals."""
     found = path.parent.glob("owl.sqlite3.corrupt-*")
     return sorted(copy for copy in found if not copy.name.endswith(("-wal", "-shm")))
+
+
+def cursor_elsewhere(path: Path) -> str:
+    """The cursor that another process reads, in a connection that it closes."""
+    program = (
+        "import sqlite3, sys\n"
+        "connection = sqlite3.connect(sys.argv[1])\n"
+        "print(connection.execute('SELECT cursor FROM owl_learner').fetchone()[0])\n"
+        "connection.close()\n"
+    )
+    command_line = [sys.executable, "-c", program, str(path)]
+    return subprocess.run(command_line, check=True, capture_output=True, text=True).stdout.strip()
 
 
 class TestSqliteFile:
@@ -187,6 +201,18 @@ class TestSqliteFile:
             commit(store, "1-0", "2-0")
         assert store.load().cursor == FIRST_CURSOR
         assert path.exists()
+
+    def test_a_second_opening_keeps_the_locks_of_the_first(
+        self, store: SqlStore, path: Path
+    ) -> None:
+        commit(store)
+        with opened(f"sqlite:///{path}") as second:
+            assert second.load().cursor == "1-0"
+            assert cursor_elsewhere(path) == "1-0"
+            # The last connection to leave removes the journal, and this process is still there.
+            assert path.with_name(path.name + "-wal").exists()
+            commit(store, "1-0", "2-0")
+            assert cursor_elsewhere(path) == "2-0"
 
     def test_an_empty_file_is_a_fresh_database(self, store: SqlStore, path: Path) -> None:
         path.parent.mkdir()
