@@ -170,7 +170,7 @@ def derive(
     smallest = smallest_sufficient(compared, closed, memory, max(peaks, default=None))
     sentences = [_compared(task_type, totals, models, slowest, len(compared))]
     if totals is not None:
-        sentences += [smallest.explanation] if smallest else []
+        sentences += [smallest.explanation] if smallest and len(compared) >= 2 else []
         sentences += [
             f"Not on {m.gpu_model}: {m.closed_because}" for m in models if m.closed_because
         ]

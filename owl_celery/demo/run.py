@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -117,6 +119,9 @@ def run_demo(plan: Plan, console: Console) -> None:
 
     """
     forget_settings()
+    warning = busy_machine(os.getloadavg()[0], os.cpu_count() or 1)
+    if warning:
+        console.print(warning)
     fleet = fit_fleet(plan.fleet, available_bytes())
     if fleet != plan.fleet:
         console.print(f"Memory is short: {fleet_text(fleet)} instead of {fleet_text(plan.fleet)}.")
@@ -137,7 +142,11 @@ def run_demo(plan: Plan, console: Console) -> None:
             f"{fleet_text(fleet)} virtual GPUs; {len(jobs)} tasks of 26 types in "
             f"{plan.seconds:.0f} s, {plan.load:.0%} of what this fleet can serve; seed {plan.seed}"
         )
-        console.print(f"Watch it at {addresses.console}", soft_wrap=True)
+        console.print(
+            f"Watch it at {addresses.console}\n"
+            "The first half is plain Celery; decisions appear after that.",
+            soft_wrap=True,
+        )
         arms = run_arms(plan, jobs, stack, console)
         summaries = {arm.name: summarise(arm, fleet) for arm in arms}
         console.print()
@@ -211,7 +220,11 @@ def stay(
     plan: Plan, fleet: Mapping[str, int], stack: Stack, addresses: Addresses, console: Console
 ) -> None:
     """Go on with routed tasks until Ctrl-C, so that there is something to see."""
-    variables = " ".join(f"{name}={value}" for name, value in stack.environment.items())
+    variables = " ".join(
+        f"{name}={shlex.quote(value)}" for name, value in stack.environment.items()
+    )
+    # The one of this environment, which need not be on the PATH.
+    celery = shlex.quote(str(Path(sys.executable).with_name("celery")))
     app = routed_app(stack)
     try:
         console.print(
@@ -220,7 +233,7 @@ def stay(
             f"  API      {addresses.api}\n"
             f"  Metrics  {addresses.metrics}\n"
             "In another terminal, for example:\n"
-            f"  {variables} \\\n    celery -A workers.app inspect active",
+            f"  {variables} \\\n    {celery} -A workers.app owl status",
             soft_wrap=True,
         )
         for seed in count(plan.seed + 1):
@@ -228,6 +241,16 @@ def stay(
             run_arm(Arm("owl", len(jobs)), app, jobs, plan.patience_seconds, lambda: None)
     except KeyboardInterrupt:
         console.print("Stopping.")
+
+
+def busy_machine(load: float, cores: int) -> str:
+    """Warn of other work on this machine; empty when there is little."""
+    if load <= cores:
+        return ""
+    return (
+        f"The load of this machine is {load:.1f} on {cores} cores: other work on it makes the "
+        "virtual GPUs slow and the ratio worse."
+    )
 
 
 def fleet_text(fleet: Mapping[str, int]) -> str:

@@ -36,9 +36,7 @@ def health_of(
     down, degraded, remarks = _down(live, age, settings), _degraded(live, kept, age, settings), []
     open_queues = sum(queue.is_open for queue in queues)
     if not down and not open_queues:
-        degraded.append(
-            Reason("workers", "No queue is open: start workers by celery -A proj owl worker.")
-        )
+        degraded.append(Reason("workers", _none_open(queues)))
     if live.mode == "off":
         remarks.append(Reason("mode", "The mode is off: Celery routes all tasks."))
     elif live.mode == "shadow":
@@ -68,6 +66,13 @@ def health_of(
         running_count=sum(len(queue.running) for queue in queues),
         version=version,
     )
+
+
+def _none_open(queues: Sequence[QueueNow]) -> str:
+    """Why there is no open queue, and what to do."""
+    if queues and all(queue.is_drained for queue in queues):
+        return "All queues are drained: end it by celery -A proj owl resume QUEUE."
+    return "No queue is open: start workers by celery -A proj owl worker."
 
 
 def _down(live: Live, age: float | None, settings: Settings) -> list[Reason]:

@@ -65,7 +65,12 @@ def test_keeps_everything_up_when_asked_and_stops_by_term(tmp_path: Path) -> Non
             line = process.stdout.readline()
             assert line, said
             said += line
-        assert re.search(r"Watch it at (http://\S+)", said)
+        assert re.search(r"Watch it at (http://\S+)\nThe first half is plain Celery", said)
+        while "owl status" not in said:
+            line = process.stdout.readline()
+            assert line, said
+            said += line
+        assert f" {Path(sys.executable).with_name('celery')} -A workers.app owl status" in said
         addresses = dict(re.findall(r"^  (Console|API|Metrics) +(http://\S+)", said, re.MULTILINE))
         assert "<title>owl console</title>" in httpx.get(addresses["Console"], timeout=30.0).text
         assert httpx.get(addresses["API"], timeout=30.0).json()["queues"] == 2

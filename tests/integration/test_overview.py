@@ -366,7 +366,18 @@ def test_a_mode_that_was_set_is_remarked_and_no_fault(
 def test_without_an_open_queue_it_is_degraded(reader: OverviewReader, state: RedisState) -> None:
     Publisher(state).publish(QUEUES[1:])
     set_health(state)
+    overview = reader.read()
+    assert (overview.health.status, parts(overview)) == (Status.DEGRADED, ["workers"])
+    assert "start workers by celery -A proj owl worker" in overview.health.reasons[0].sentence
+
+
+def test_drained_queues_alone_are_said_to_be_drained(
+    reader: OverviewReader, state: RedisState
+) -> None:
+    Publisher(state).publish(QUEUES[1:])
+    set_health(state)
     state.client.sadd(state.keys.drained, "gpu.a.1")
     overview = reader.read()
     assert (overview.health.status, parts(overview)) == (Status.DEGRADED, ["workers"])
     assert overview.queues[0].is_drained
+    assert "All queues are drained" in overview.health.reasons[0].sentence

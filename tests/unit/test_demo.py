@@ -12,6 +12,7 @@ from owl_celery.demo.arm import Arm, Done
 from owl_celery.demo.load import draw_jobs
 from owl_celery.demo.picture import draw_picture, moving_mean, moving_median
 from owl_celery.demo.report import ratio_mean, summarise, write_json
+from owl_celery.demo.run import busy_machine
 from owl_celery.demo.stack import WORKER_BYTES, fit_fleet
 from owl_celery.simulate.table import gavel_table
 from owl_celery.types import Outcome, TryState
@@ -90,3 +91,8 @@ def test_a_fleet_shrinks_with_the_memory() -> None:
     assert fit_fleet(fleet, 12 * WORKER_BYTES) == fleet
     assert fit_fleet(fleet, 6 * WORKER_BYTES) == {"k80": 2, "p100": 2, "v100": 2}
     assert fit_fleet(fleet, 1) == {"k80": 1, "p100": 1, "v100": 1}
+
+
+def test_a_busy_machine_is_warned_of() -> None:
+    assert busy_machine(2.0, 2) == ""
+    assert "2.1 on 2 cores: other work on it makes the virtual GPUs slow" in busy_machine(2.1, 2)

@@ -60,6 +60,7 @@ def test_few_tries_are_said_to_be_too_few(tracker: TaskPerformanceTracker) -> No
     assert not needs.has_enough_samples
     assert needs.benefits_from == ()
     assert needs.explanation.startswith("Too few samples")
+    assert "smallest" not in needs.explanation
     assert [(m.speed_up, m.benefits, m.confidence) for m in needs.models] == [(None,) * 3] * 2
 
 
