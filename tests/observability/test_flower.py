@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 from celery import Celery
+from redis import Redis
 
 from owl_celery import install
 from owl_celery.demo.stack import NAMESPACE, running_stack
@@ -67,6 +68,8 @@ def flower(tmp_path_factory: pytest.TempPathFactory, redis_server: Any) -> Itera
     folder = tmp_path_factory.mktemp("flower")
     fleet = {"k80": 1, "v100": 1}
     url = f"{redis_server.url}"
+    with Redis.from_url(url) as redis:
+        redis.flushall()
     app = Celery("workers", broker=url, backend=url, set_as_current=False)
     app.conf.task_send_sent_event = True
     install(app, namespace=NAMESPACE)
@@ -79,8 +82,12 @@ def flower(tmp_path_factory: pytest.TempPathFactory, redis_server: Any) -> Itera
         httpx.Client(base_url=address, auth=USER, timeout=30.0) as client,
     ):
         parts_of(app).sync.flush()
-        workers = client.get("/api/workers", params={"refresh": "1"}).json
-        wait_until(lambda: len(workers()) == 2, "Flower to see the workers", 30.0)
+
+        def sees_the_workers() -> bool:
+            # It asks the workers anew each time, and may give up before both have answered.
+            return len(client.get("/api/workers", params={"refresh": "1"}).json()) == 2
+
+        wait_until(sees_the_workers, "Flower to see the workers", 60.0)
         # Flower asks for events itself, some time after it has started.
         assert len(app.control.enable_events(reply=True, timeout=10.0, limit=2)) == 2
         for _ in range(TASKS):
