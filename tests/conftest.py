@@ -8,12 +8,14 @@ import signal
 import threading
 import time
 from collections.abc import Collection, Iterator
+from types import SimpleNamespace
 
 import hypothesis
 import psutil
 import pytest
 from redis import Redis
 
+from benchmarks.rabbitmq import RabbitServer
 from owl_celery.embedded import EmbeddedRedis
 from tests.postgres import PostgresServer
 from tests.programs import missing_packages
@@ -76,6 +78,29 @@ def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def rabbit_server() -> Iterator[RabbitServer]:
+    """One RabbitMQ server for the whole run; use ``rabbit_url``."""
+    with RabbitServer() as server:
+        yield server
+
+
+@pytest.fixture
+def rabbit_url(rabbit_server: RabbitServer) -> Iterator[str]:
+    """Address of a fresh, empty virtual host of a real RabbitMQ."""
+    with rabbit_server.virtual_host() as url:
+        yield url
+
+
+@pytest.fixture(params=["redis", "rabbitmq"])
+def broker_url(request: pytest.FixtureRequest, redis_url: str) -> str:
+    """Address of a real, empty broker of each kind; the state is in the Redis of ``redis_url``."""
+    if request.param == "redis":
+        return redis_url
+    url: str = request.getfixturevalue("rabbit_url")
+    return url
+
+
+@pytest.fixture(scope="session")
 def run_mark() -> Iterator[str]:
     """A value in the environment of every process that this run starts, orphans too."""
     mark = secrets.token_hex(8)
@@ -85,8 +110,11 @@ def run_mark() -> Iterator[str]:
 
 
 @pytest.fixture(autouse=True)
-def no_leftovers(run_mark: str) -> Iterator[None]:
+def no_leftovers(request: pytest.FixtureRequest, run_mark: str) -> Iterator[None]:
     """Fail a test that leaves a process, or a thread of ours, behind."""
+    if "rabbitmq" in getattr(request.node, "callspec", SimpleNamespace(params={})).params.values():
+        # Before the count: a fixture that chooses by its parameter starts it too late.
+        request.getfixturevalue("rabbit_server")
     processes, threads = _processes(run_mark), _threads()
     yield
     deadline = time.monotonic() + CLEANUP_SECONDS

@@ -13,6 +13,7 @@ PACKAGES: Final[Mapping[str, str]] = {
     "npm": "npm",
     "prometheus": "prometheus",
     "promtool": "prometheus",
+    "rabbitmq-server": "rabbitmq-server",
 }
 """Redis and PostgreSQL are not among them: where the system has none, wheels bring them."""
 

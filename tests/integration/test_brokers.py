@@ -66,9 +66,11 @@ def received(app: Celery, queue: str) -> list[Any]:
             message.ack()
 
 
-@pytest.fixture(params=["redis", "memory"])
+@pytest.fixture(params=["redis", "rabbitmq", "memory"])
 def app(request: pytest.FixtureRequest, make_app: Make) -> Celery:
     """An application of each kind of broker."""
+    if request.param == "rabbitmq":
+        return make_app(request.getfixturevalue("rabbit_url"))
     return make_app() if request.param == "redis" else make_app("memory://")
 
 
