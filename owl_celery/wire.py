@@ -218,6 +218,11 @@ class TaskHeader(NamedTuple):
     propensity: float | None = None
     tried: tuple[str, ...] = ()
 
+    @property
+    def is_routed(self) -> bool:
+        """Whether a policy has chosen the queue, and neither the sender nor Celery."""
+        return self.algorithm not in ("user", "celery")
+
     def encode(self) -> dict[str, Any]:
         """Value for the message header; optional parts are left out."""
         encoded: dict[str, Any] = {

@@ -29,15 +29,20 @@ def open_broker(app: Celery) -> Broker:
 
         return open_redis_broker(app)
     if name in ("amqp", "amqps", "pyamqp", "py-amqp", "memory"):
-        from owl_celery.brokers.amqp import AmqpBroker
+        from owl_celery.brokers.amqp import HEARTBEAT_SECONDS, AmqpBroker
 
-        waits = {"read_timeout": TIMEOUT_SECONDS, "write_timeout": TIMEOUT_SECONDS}
-        confirmed = {} if name == "memory" else {**waits, "confirm_publish": True}
+        # Confirmations and transactions exclude each other on a channel.
+        waits = {
+            "read_timeout": TIMEOUT_SECONDS,
+            "write_timeout": TIMEOUT_SECONDS,
+            "confirm_publish": False,
+        }
         return AmqpBroker(
             partial(
                 app.connection_for_write,
                 connect_timeout=TIMEOUT_SECONDS,
-                transport_options=confirmed,
+                heartbeat=HEARTBEAT_SECONDS,
+                transport_options={} if name == "memory" else waits,
             )
         )
     return BlindBroker()

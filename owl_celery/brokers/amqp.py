@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -23,50 +25,100 @@ REBUILT_PROPERTIES: Final = {
 }
 """Properties of a fetched message that publishing makes anew."""
 
+HEARTBEAT_SECONDS: Final = 10
+"""After twice that without a word RabbitMQ gives back what a controller holds that hangs."""
+
+MOVED_AT_ONCE: Final = 50
+MOVED_BYTES: Final = 1024 * 1024
+FETCHED: Final = 32
+"""Most movable messages that one peek holds."""
+
+NOT_MOVED: Final = 2
+"""Messages which may not be moved that one peek looks past in a queue; the rest is not seen."""
+
+DELIVERY_COUNT: Final = "x-delivery-count"
+"""Header that quorum queues add to what they deliver."""
+
 
 class AmqpBroker:
-    """Looks into queues by passive declarations.
+    """Looks into queues by passive declarations, and moves messages in AMQP's transactions.
+
+    A message that is fetched belongs to this connection until it is acknowledged or given back, or
+    the connection is gone. So a controller that has lost its lease moves nothing that another has
+    moved, and no fencing number has to be kept.
 
     Parameters
     ----------
     connect
         Makes an unconnected connection of the application.
+    clock
+        Monotonic seconds.
 
     """
 
-    def __init__(self, connect: Callable[[], Connection]) -> None:
+    def __init__(
+        self, connect: Callable[[], Connection], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._connect = connect
+        self._clock = clock
         self._connection: Any = None
-        self._channel: Any = None
+        self._asking: Any = None
+        self._moving: Any = None
+        self._used_at = 0.0
+        self._held: dict[tuple[str, str], Any] = {}
+        self._kept: list[Any] = []
+        self._not_in_order: set[str] = set()
         self.has_more = False
+        self.peek_disturbs = True
 
     def depths(self, queues: Sequence[str]) -> dict[str, int]:
         """Count what waits in each queue, one round trip a queue; 0 for a missing one."""
-        counted = {}
-        for queue in queues:
-            with self._open() as channel:
-                try:
-                    counted[queue] = int(channel.queue_declare(queue, passive=True).message_count)
-                except self._connection.channel_errors:
-                    counted[queue] = 0
-                    self._channel = None  # A refused declaration closes the channel.
-        return counted
+        with self._open():
+            return {queue: self._depth(queue) or 0 for queue in queues}
 
-    def peek(self, queues: Sequence[str], each: int) -> Mapping[str, Sequence[Seen]]:
-        """See nothing: to look at a message is to take it, and all before it."""
-        return {}
+    def peek(self, queues: Sequence[str], each: int, wanted: int) -> Mapping[str, Sequence[Seen]]:
+        """Show the oldest few of what waits, and hold it until ``release``.
+
+        Nothing is shown of a quorum queue, which puts behind all others what it gets back.
+        """
+        self.release()
+        shown: dict[str, list[Seen]] = {}
+        left = FETCHED
+        with self._open():
+            if not self._has_transactions:
+                return {}
+            for queue in queues:
+                if queue not in self._not_in_order and left > 0:
+                    shown[queue] = self._fetch(queue, min(each, wanted, left))
+                    left -= len(shown[queue])
+        return shown
 
     def take(
         self, source: str, seen: Seen, decision_id: str, destination: str, permit: Permit
     ) -> bool:
-        """Move nothing: only the oldest message of a queue can be taken."""
-        return False
+        """Move one message, as seen just now, to a queue in which nothing waits."""
+        if (source, decision_id) not in self._held:
+            return False
+        with self._open():
+            # RabbitMQ drops what it cannot route: the queue must exist.
+            if self._depth(destination) != 0:
+                return False
+            self._copy(self._held.pop((source, decision_id)), destination)
+            self._commit()
+        return True
+
+    def release(self) -> None:
+        """Put back, each at its place, what the last peek has shown and nobody has taken."""
+        held, self._held = [*self._held.values(), *self._kept], {}
+        self._kept = []
+        if held:
+            with self._open():
+                self._give_back(held)
 
     def move_all(self, source: str, destination: str) -> int:
         """Move what waits in one queue behind what waits in another, oldest first; count it.
 
-        A message is acknowledged once the broker has confirmed its copy: a crash in between
-        leaves it in both queues.
+        Some messages at a time, each time all of them or, if this process ends, none.
         """
         if source == destination:
             return 0
@@ -92,49 +144,108 @@ class AmqpBroker:
         limit: float = float("inf"),
     ) -> int:
         """Move each message to where its headers say; None keeps it."""
-        # No more than is there now: it ends even if publishers keep up with it.
-        left = min(self.depths([source])[source], limit)
-        moved = 0
+        moved = copied = copied_bytes = 0
         kept: list[Any] = []
-        declared: set[str] = set()
-        with self._open() as channel:
-            producer = self._connection.Producer(channel)
-            while moved + len(kept) < left and (fetched := channel.basic_get(source)) is not None:
-                message = channel.message_to_python(fetched)
+        exists: dict[str, bool] = {}
+        with self._open():
+            # No more than is there now: it ends even if publishers keep up with it.
+            left = min(self._depth(source) or 0, limit)
+            while moved + copied + len(kept) < left:
+                message = self._get(source)
+                if message is None:
+                    break
                 destination = destination_of(message.headers)
-                if destination is None:
+                if destination is not None and destination not in exists:
+                    # RabbitMQ drops what it cannot route.
+                    exists[destination] = self._depth(destination) is not None
+                if destination is None or not exists[destination]:
                     kept.append(message)
                     continue
-                if destination not in declared:
-                    # RabbitMQ confirms and drops what it cannot route: the queue must exist.
-                    channel.queue_declare(destination, passive=True)
-                    declared.add(destination)
-                self._publish(producer, message, destination)
-                message.ack()
-                moved += 1
-            for message in reversed(kept):
-                message.requeue()
-        return moved
+                self._copy(message, destination)
+                copied, copied_bytes = copied + 1, copied_bytes + len(message.body)
+                if copied == MOVED_AT_ONCE or copied_bytes >= MOVED_BYTES:
+                    self._commit()
+                    moved, copied, copied_bytes = moved + copied, 0, 0
+            self._give_back(kept)
+        return moved + copied
 
-    def _publish(self, producer: Any, message: Any, queue: str) -> None:
-        """Send a copy of a message to a queue; returns once the broker has it."""
+    def _fetch(self, queue: str, wanted: int) -> list[Seen]:
+        """Hold the oldest messages of a queue, until enough of them may be moved."""
+        headers: list[tuple[str, int]] = []
+        movable = 0
+        while movable < wanted and len(headers) - movable < NOT_MOVED:
+            message = self._get(queue)
+            if message is None:
+                break
+            text = movable_header(message, queue)
+            decision_id = header.decision_id if (header := header_in(message.headers)) else ""
+            if text and (queue, decision_id) not in self._held:
+                self._held[queue, decision_id] = message
+                movable += 1
+            else:
+                text = ""
+                self._kept.append(message)
+            headers.append((text, int(message.delivery_info.get("message_count", 0))))
+            if DELIVERY_COUNT in message.headers:
+                self._not_in_order.add(queue)
+                break
+        behind = headers[-1][1] if headers else 0
+        count = len(headers)
+        return [
+            Seen(0, index, index, count - 1 - index + behind, text)
+            for index, (text, _) in enumerate(headers)
+        ]
+
+    def _get(self, queue: str) -> Any:
+        fetched = self._moving.basic_get(queue)
+        return None if fetched is None else self._moving.message_to_python(fetched)
+
+    def _depth(self, queue: str) -> int | None:
+        """Messages that wait in a queue; None when there is no such queue."""
+        # On a channel of its own: a refused declaration closes it, and gives back what it holds.
+        if self._asking is None:
+            self._asking = self._connection.channel()
+        try:
+            return int(self._asking.queue_declare(queue, passive=True).message_count)
+        except self._connection.channel_errors:
+            self._asking = None
+            return None
+
+    @property
+    def _has_transactions(self) -> bool:
+        """Whether the transport has them: kombu's own in memory has not."""
+        return hasattr(self._moving, "tx_select")
+
+    def _commit(self) -> None:
+        """Let all that was published, acknowledged and given back since the last time happen."""
+        if self._has_transactions:
+            self._moving.tx_commit()
+
+    def _give_back(self, messages: Sequence[Any]) -> None:
+        for message in reversed(messages):
+            message.requeue()
+        self._commit()
+
+    def _copy(self, message: Any, queue: str) -> None:
+        """Send a copy of a message to a queue and acknowledge it, both with the next commit."""
         properties = {
             name: value
             for name, value in message.properties.items()
             if name not in REBUILT_PROPERTIES
         }
         milliseconds = properties.pop("expiration", None)
-        producer.publish(
+        self._connection.Producer(self._moving).publish(
             message.body,
             routing_key=queue,
             exchange="",
             content_type=message.content_type,
             content_encoding=message.content_encoding,
-            headers=message.headers,
+            headers={k: v for k, v in message.headers.items() if k != DELIVERY_COUNT},
             # Publishing takes seconds, and the message carries milliseconds, as text.
             expiration=None if milliseconds is None else int(milliseconds) / 1000,
             **properties,
         )
+        message.ack()
 
     def restore(
         self, owners: Mapping[str, Owner], permit: Permit | None = None, max_losses: int = 0
@@ -143,22 +254,29 @@ class AmqpBroker:
         return 0
 
     def close(self) -> None:
-        """Close the connection; the next use opens another."""
+        """Close the connection, which gives back what is held; the next use opens another."""
         connection, self._connection = self._connection, None
-        self._channel = None
+        self._asking = self._moving = None
+        self._held, self._kept = {}, []
         if connection is not None:
             connection.release()
 
     @contextmanager
-    def _open(self) -> Iterator[Any]:
+    def _open(self) -> Iterator[None]:
         try:
+            if self._connection is not None and self._clock() - self._used_at > HEARTBEAT_SECONDS:
+                # RabbitMQ will have taken us for dead.
+                self._drop()
             if self._connection is None:
                 self._connection = self._connect()
                 # Without pauses, which kombu makes by default: the caller tries again later.
                 self._connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
-            if self._channel is None:
-                self._channel = self._connection.channel()
-            yield self._channel
+            if self._moving is None:
+                self._moving = self._connection.channel()
+                if self._has_transactions:
+                    self._moving.tx_select()
+            yield
+            self._used_at = self._clock()
         except Exception as error:
             # Whatever the transport raises: the next use starts from a new connection.
             self._drop()
@@ -171,3 +289,15 @@ class AmqpBroker:
             self.close()
         except Exception:
             self._connection = None  # It was broken already.
+
+
+def movable_header(message: Any, queue: str) -> str:
+    """Our header, as JSON, of a message that may be moved; empty for any other."""
+    headers, info = message.headers, message.delivery_info
+    header = header_in(headers)
+    if header is None or not header.is_routed or headers.get("eta") is not None:
+        return ""
+    # What came by an exchange of the user's goes where the user says.
+    if info.get("exchange") or info.get("routing_key") != queue:
+        return ""
+    return json.dumps(header.encode())

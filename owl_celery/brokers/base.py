@@ -86,16 +86,19 @@ class Broker(Protocol):
     has_more
         Whether the last ``restore`` left something that another can do: tasks to give up for which
         it had no time.
+    peek_disturbs
+        Whether a peek takes messages out for a moment, and marks them as delivered before.
 
     """
 
     has_more: bool
+    peek_disturbs: bool
 
     def depths(self, queues: Sequence[str]) -> dict[str, int]:
         """Count the messages that wait in each queue; a queue is left out where unknown."""
 
-    def peek(self, queues: Sequence[str], each: int) -> Mapping[str, Sequence[Seen]]:
-        """Show some of what waits, in the order in which it will leave.
+    def peek(self, queues: Sequence[str], each: int, wanted: int) -> Mapping[str, Sequence[Seen]]:
+        """Show some of what waits, in the order in which it will leave; ``release`` after it.
 
         Parameters
         ----------
@@ -103,6 +106,8 @@ class Broker(Protocol):
             Where to look.
         each
             Most messages to show from either end of each list of a queue.
+        wanted
+            Most messages that are to be moved: where a peek disturbs, it shows no more.
 
         Returns
         -------
@@ -124,10 +129,13 @@ class Broker(Protocol):
 
         """
 
+    def release(self) -> None:
+        """Put back, each at its place, what the last peek has shown and nobody has taken."""
+
     def move_all(self, source: str, destination: str) -> int:
         """Move what waits in one queue behind what waits in another, oldest first; count it.
 
-        No message is lost, and on Redis none is doubled, whatever happens in the middle of it.
+        No message is lost and none is doubled if this process ends in the middle of it.
         """
 
     def redirect(self, source: str, place: Place, limit: int) -> int:
@@ -171,12 +179,13 @@ class BlindBroker:
     """
 
     has_more = False
+    peek_disturbs = False
 
     def depths(self, queues: Sequence[str]) -> dict[str, int]:
         """Know nothing."""
         return {}
 
-    def peek(self, queues: Sequence[str], each: int) -> Mapping[str, Sequence[Seen]]:
+    def peek(self, queues: Sequence[str], each: int, wanted: int) -> Mapping[str, Sequence[Seen]]:
         """See nothing."""
         return {}
 
@@ -185,6 +194,9 @@ class BlindBroker:
     ) -> bool:
         """Move nothing."""
         return False
+
+    def release(self) -> None:
+        """Do nothing."""
 
     def move_all(self, source: str, destination: str) -> int:
         """Move nothing."""

@@ -77,6 +77,7 @@ class RedisBroker:
         self._client: Any = None
         self._late: tuple[bytes, threading.Thread, list[Exception | None]] | None = None
         self.has_more = False
+        self.peek_disturbs = False
         self._count = lua("depths")
         self._ends = lua("ends")
         self._take = lua("redirected", "permit", "take")
@@ -96,7 +97,7 @@ class RedisBroker:
             names = [name for queue in queues for name in self._lists(queue)]
             return dict(zip(queues, map(int, count(names, [steps])), strict=True))
 
-    def peek(self, queues: Sequence[str], each: int) -> Mapping[str, Sequence[Seen]]:
+    def peek(self, queues: Sequence[str], each: int, wanted: int) -> Mapping[str, Sequence[Seen]]:
         """Show some of what waits, in the order in which it will leave, in one round trip."""
         if not queues:
             return {}
@@ -132,6 +133,9 @@ class RedisBroker:
                 permit.fence,
             ]
             return bool(client.register_script(self._take)(keys, arguments))
+
+    def release(self) -> None:
+        """Do nothing: a peek leaves everything where it is."""
 
     def move_all(self, source: str, destination: str) -> int:
         """Move what waits in one queue behind what waits in another, oldest first; count it.

@@ -24,7 +24,6 @@ LOOKED_AT: Final = 2_000
 
 MOVE_SECONDS: Final = 0.25
 NOTHING_MOVED_SECONDS: Final = 1.0
-NOT_OURS: Final = ("user", "celery")
 
 
 class Placer:
@@ -61,7 +60,7 @@ class Placer:
 
         Each task that is placed counts as waiting there for the next.
         """
-        if header.algorithm in NOT_OURS:
+        if not header.is_routed:
             return None
         task = TaskView(header.task_type, header.size, header.model, frozenset(header.tried))
         for policy in self._policies:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -29,6 +29,9 @@ ARRIVE_SECONDS: Final = 1.0
 
 LOOK_SECONDS: Final = 0.1
 LOOK_SHARE: Final = 0.1
+LOOK_DISTURBING_SECONDS: Final = 5.0
+"""The longest pause between looks that disturb and find nothing, while nobody else falls idle."""
+
 REFUSED_SECONDS: Final = 5.0
 MAX_SOURCES: Final = 16
 PEEKED_EACH: Final = 16
@@ -86,6 +89,7 @@ class Stealing:
         self._expecting: dict[str, float] = {}
         self._looked_for: set[str] = set()
         self._look_at = float("-inf")
+        self._pause_seconds = LOOK_SECONDS
         self._refused: Recent[str] = Recent()
         self._headers: dict[str, TaskHeader | None] = {}
         self._fleet: tuple[list[str], list[str], list[int], Fleet] | None = None
@@ -104,11 +108,17 @@ class Stealing:
         if not idle or not any(load.waiting_count) or (now < self._look_at and not is_new):
             return []
         self._looked_for = {load.names[row] for row in idle}
+        moves: list[Move] = []
         try:
-            return self._look(load, idle, now)
+            moves = self._look(load, idle, now)
+            return moves
         finally:
+            longest = LOOK_DISTURBING_SECONDS if self._broker.peek_disturbs else LOOK_SECONDS
+            self._pause_seconds = (
+                LOOK_SECONDS if moves or is_new else min(2.0 * self._pause_seconds, longest)
+            )
             ended = self._clock()
-            self._look_at = ended + max(LOOK_SECONDS, (ended - now) / LOOK_SHARE)
+            self._look_at = ended + max(self._pause_seconds, (ended - now) / LOOK_SHARE)
 
     def _idle(self, load: Load, now: float) -> list[int]:
         """Rows of queues that have been idle for a moment, longest idle first."""
@@ -130,7 +140,21 @@ class Stealing:
     def _look(self, load: Load, idle: Sequence[int], now: float) -> list[Move]:
         rows = [row for row, count in enumerate(load.waiting_count) if count]
         rows = sorted(rows, key=lambda row: -load.waiting_seconds[row])[:MAX_SOURCES]
-        peeked = self._broker.peek([load.names[row] for row in rows], PEEKED_EACH)
+        try:
+            peeked = self._broker.peek([load.names[row] for row in rows], PEEKED_EACH, len(idle))
+            return self._choose(peeked, load, rows, idle, now)
+        finally:
+            self._broker.release()
+
+    def _choose(
+        self,
+        peeked: Mapping[str, Sequence[Seen]],
+        load: Load,
+        rows: Sequence[int],
+        idle: Sequence[int],
+        now: float,
+    ) -> list[Move]:
+        """Ask the policy for each idle queue what of that to move there, and move it."""
         before, self._headers = self._headers, {}
         lines = {
             row: [self._waiter(seen, row, load, before, now) for seen in peeked[name]]
@@ -209,7 +233,7 @@ def header_of(text: str) -> TaskHeader | None:
     except (ValueError, RecursionError):
         return None
     header = TaskHeader.decode(value)
-    if header is None or header.algorithm in ("user", "celery"):
+    if header is None or not header.is_routed:
         return None
     return header if header.decision_id and header.task_type else None
 

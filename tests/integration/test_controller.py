@@ -7,14 +7,14 @@ import math
 import random
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from owl_celery.aggregates import Learned
-from owl_celery.brokers.base import Owner, Permit, Place, Seen
+from owl_celery.brokers.base import BlindBroker
 from owl_celery.controller.controller import Controller
 from owl_celery.controller.health import Health
 from owl_celery.controller.leader import Leader
@@ -52,10 +52,8 @@ class Clock:
         self.seconds += seconds
 
 
-class Depths:
+class Depths(BlindBroker):
     """A broker that says what the test says."""
-
-    has_more = False
 
     def __init__(self) -> None:
         self.by_queue: dict[str, int] = {}
@@ -65,28 +63,6 @@ class Depths:
         if self.error is not None:
             raise self.error
         return {queue: self.by_queue.get(queue, 0) for queue in queues}
-
-    def peek(self, queues: Sequence[str], each: int) -> Mapping[str, Sequence[Seen]]:
-        return {}
-
-    def take(
-        self, source: str, seen: Seen, decision_id: str, destination: str, permit: Permit
-    ) -> bool:
-        return False
-
-    def move_all(self, source: str, destination: str) -> int:
-        return 0
-
-    def redirect(self, source: str, place: Place, limit: int) -> int:
-        return 0
-
-    def restore(
-        self, owners: Mapping[str, Owner], permit: Permit | None = None, max_losses: int = 0
-    ) -> int:
-        return 0
-
-    def close(self) -> None:
-        pass
 
 
 class BrokenAtTimes(MemoryStore):

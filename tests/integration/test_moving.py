@@ -51,7 +51,7 @@ def client(redis_url: str) -> Iterator[Redis]:
 def seen_in(broker: RedisBroker, each: int = 10) -> dict[str, Seen]:
     """What may be moved from ``FROM``, by decision id."""
     found = {}
-    for seen in broker.peek([FROM], each)[FROM]:
+    for seen in broker.peek([FROM], each, each)[FROM]:
         header = header_of(seen.text)
         if header is not None:
             found[header.decision_id] = seen
@@ -86,7 +86,7 @@ def test_a_message_is_found_although_others_have_left_since(
 def test_a_message_keeps_its_priority(app: Celery, broker: RedisBroker, client: Redis) -> None:
     send_routed(app, FROM, 1, priority=0)
     send_routed(app, FROM, 2, priority=9)
-    (first, last) = broker.peek([FROM], 10)[FROM]
+    (first, last) = broker.peek([FROM], 10, 10)[FROM]
     assert (first.step, first.ahead, first.behind) == (0, 0, 1)
     assert (last.step, last.position, last.ahead, last.behind) == (3, 0, 1, 0)
     assert broker.take(FROM, last, "d2", TO, PERMIT)
@@ -110,7 +110,7 @@ def test_only_what_we_have_routed_may_move(app: Celery, broker: RedisBroker, cli
     send_routed(app, FROM, 3, countdown=60)
     send_routed(app, FROM, 4, shadow="x" * LONGEST_MOVED_BYTES)
     send_routed(app, FROM, 5)
-    seen = broker.peek([FROM], 10)[FROM]
+    seen = broker.peek([FROM], 10, 10)[FROM]
     assert [header_of(one.text) is not None for one in seen] == [False] * 5 + [True]
     # Not even when somebody asks for it.
     for number, one in enumerate(seen[:4]):
@@ -131,14 +131,14 @@ def test_text_that_is_no_message_stays(broker: RedisBroker, client: Redis) -> No
     for text in strange:
         client.delete(FROM)
         client.lpush(FROM, text)
-        (seen,) = broker.peek([FROM], 10)[FROM]
+        (seen,) = broker.peek([FROM], 10, 10)[FROM]
         assert not broker.take(FROM, seen, "d0", TO, PERMIT)
         assert client.lrange(FROM, 0, -1) == [text]
 
 
 def test_a_long_queue_shows_both_its_ends(app: Celery, broker: RedisBroker) -> None:
     send_routed(app, FROM, *range(9))
-    seen = broker.peek([FROM, TO], 2)
+    seen = broker.peek([FROM, TO], 2, 2)
     assert seen[TO] == []
     assert [(one.position, one.behind) for one in seen[FROM]] == [(0, 8), (1, 7), (7, 1), (8, 0)]
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import pytest
 
-from owl_celery.brokers.base import Owner, Permit, Place, Seen
+from owl_celery.brokers.base import BlindBroker
 from owl_celery.draining import SETTLE_SECONDS, Draining
 from owl_celery.errors import BrokerError
 
@@ -21,10 +21,8 @@ class Clock:
         return self.now
 
 
-class FakeBroker:
+class FakeBroker(BlindBroker):
     """Queues of counted messages."""
-
-    has_more = False
 
     def __init__(self, **depths: int) -> None:
         self.queues = depths
@@ -36,14 +34,6 @@ class FakeBroker:
             raise BrokerError("Redis is down.")
         return {queue: self.queues[queue] for queue in queues if queue in self.queues}
 
-    def peek(self, queues: Sequence[str], each: int) -> Mapping[str, Sequence[Seen]]:
-        return {}
-
-    def take(
-        self, source: str, seen: Seen, decision_id: str, destination: str, permit: Permit
-    ) -> bool:
-        return False
-
     def move_all(self, source: str, destination: str) -> int:
         if self.is_down:
             raise BrokerError("Redis is down.")
@@ -51,14 +41,6 @@ class FakeBroker:
         self.queues[source] = 0
         self.queues[destination] = self.queues.get(destination, 0) + moved
         return moved
-
-    def redirect(self, source: str, place: Place, limit: int) -> int:
-        return 0
-
-    def restore(
-        self, owners: Mapping[str, Owner], permit: Permit | None = None, max_losses: int = 0
-    ) -> int:
-        return 0
 
     def close(self) -> None:
         self.is_closed = True
