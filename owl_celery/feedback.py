@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import wraps
@@ -75,6 +75,10 @@ class Feedback:
         Takes the events.
     gpu
         The GPU that this worker runs on; all empty in a plain worker.
+    out_of_memory_errors
+        As in ``Settings``.
+    on_start
+        Called in the child of a GPU worker when a try starts.
     clock, wall_clock
         Monotonic seconds, and Unix time.
 
@@ -92,12 +96,16 @@ class Feedback:
         gpu: CurrentGpu,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
+        out_of_memory_errors: Collection[str] = (),
+        on_start: Callable[[], None] = lambda: None,
     ) -> None:
         self._app = app
         self._outbox = outbox
         self._gpu = gpu
         self._clock = clock
         self._wall_clock = wall_clock
+        self._out_of_memory_errors = out_of_memory_errors
+        self._on_start = on_start
         self._running: dict[str, Try] = {}
         self._received: OrderedDict[str, Try] = OrderedDict()
         self._lock = threading.Lock()
@@ -182,6 +190,9 @@ class Feedback:
             )
         )
         reset_peak_memory()
+        if self._gpu.queue:
+            # Should this try run out of memory, the next one needs a view that is there by then.
+            self._on_start()
 
     def failed(self, task_id: str = "", exception: BaseException | None = None, **_: Any) -> None:
         """Child: keep the error for the end of the try. Parent: the child was lost."""
@@ -247,7 +258,7 @@ class Feedback:
                 algorithm=header.algorithm if header else "user",
                 explored=header.explored if header else False,
                 error=None if ended.error is None else type(ended.error).__name__,
-                out_of_memory=is_out_of_memory(ended.error),
+                out_of_memory=is_out_of_memory(ended.error, self._out_of_memory_errors),
                 peak_memory_bytes=peak_memory_bytes(),
                 model=ended.view.model,
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -54,6 +55,8 @@ class GpuReadings:
 
     Parameters
     ----------
+    memory_own_bytes
+        What the processes of this worker hold of what is not free.
     utilization_ratio
         Share of the last second or so in which it computed, 0-1.
 
@@ -64,6 +67,7 @@ class GpuReadings:
     utilization_ratio: float | None = None
     temperature_celsius: float | None = None
     power_watts: float | None = None
+    memory_own_bytes: int | None = None
 
 
 class GpuReader(Protocol):
@@ -182,7 +186,22 @@ class NvmlReader:
             utilization_ratio=None if rates is None else min(max(rates.gpu / 100.0, 0.0), 1.0),
             temperature_celsius=None if celsius is None else float(celsius),
             power_watts=None if milliwatts is None else milliwatts / 1000.0,
+            memory_own_bytes=self._own_bytes(handle),
         )
+
+    def _own_bytes(self, handle: Any) -> int | None:
+        """What our process group holds; None where NVML lists none of it, as in most containers."""
+        processes = _known(self._nvml.nvmlDeviceGetComputeRunningProcesses, handle) or []
+        own = [process.usedGpuMemory for process in processes if _is_of_our_group(process.pid)]
+        return sum(own) if own and None not in own else None
+
+
+def _is_of_our_group(pid: int) -> bool:
+    """Whether a process was started by this worker, or by one of its children."""
+    try:
+        return os.getpgid(pid) == os.getpgrp()
+    except OSError:
+        return False
 
 
 def _known(read: Callable[..., Any], *args: Any) -> Any:

@@ -134,12 +134,20 @@ class Installation:
             settings,
             make_queue=self._make_queue,
             current_gpu_model=lambda: gpu.model,
+            current_queue=lambda: gpu.queue,
+        )
+        feedback = Feedback(
+            self.app,
+            outbox,
+            gpu,
+            out_of_memory_errors=settings.out_of_memory_errors,
+            on_start=sync.start,
         )
         # Also when nothing is learned: it drains the worker and ends it with its supervisor.
         steps: tuple[type, ...] = (make_heartbeat_step(state, settings),)
         if settings.embed_controller and settings.enable_continuous_learning:
             steps += (make_controller_step(state, settings),)
-        return Parts(settings, state, router, sync, outbox, Feedback(self.app, outbox, gpu), steps)
+        return Parts(settings, state, router, sync, outbox, feedback, steps)
 
     def _connect(self, parts: Parts) -> None:
         self.app.steps["worker"].update(parts.steps)

@@ -143,6 +143,7 @@ class Pulse(threading.Thread):
             self._describe(),
             memory_total_bytes=read.memory_total_bytes,
             memory_free_bytes=read.memory_free_bytes,
+            memory_own_bytes=read.memory_own_bytes,
             utilization_ratio=read.utilization_ratio,
             temperature_celsius=read.temperature_celsius,
             power_watts=read.power_watts,

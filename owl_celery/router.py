@@ -31,7 +31,7 @@ from owl_celery.wire import HEADER, TaskHeader, header_in
 log = logging.getLogger(__name__)
 
 RETRY_OPTIONS: Final = ("queue", "exchange", "routing_key", "redelivered")
-NOTHING_TRIED: Final[frozenset[str]] = frozenset()
+NOTHING_TRIED: Final[tuple[frozenset[str], float]] = (frozenset(), 0.0)
 INTERNAL_PREFIX: Final = "celery."
 
 
@@ -81,8 +81,8 @@ class LearningRouterMixin:
         Ages at which a view is stale or dead.
     make_queue
         Turns the name of one of our queues into the object that Celery publishes to.
-    current_gpu_model
-        GPU model that this process runs on; empty in a producer.
+    current_gpu_model, current_queue
+        GPU model that this process runs on, and its queue; empty in a producer.
     clock
         Monotonic seconds.
 
@@ -100,12 +100,14 @@ class LearningRouterMixin:
         make_queue: Callable[[str], Queue] = Queue,
         current_gpu_model: Callable[[], str] = str,
         clock: Callable[[], float] = time.monotonic,
+        current_queue: Callable[[], str] = str,
     ) -> None:
         self.sync = sync
         self.settings = settings
         self.tally = sync.tally
         self._make_queue = make_queue
         self._current_gpu_model = current_gpu_model
+        self._current_queue = current_queue
         self._clock = clock
         self._queues: dict[str, Queue] = {}
 
@@ -174,8 +176,10 @@ class LearningRouterMixin:
             for option in RETRY_OPTIONS:
                 options.pop(option, None)
             is_pinned = False
-        tried = self._tried(header) if header else NOTHING_TRIED
+        tried, exceeded_bytes = self._tried(header) if header else NOTHING_TRIED
         view = self._describe(name, args, kwargs, task, tried)
+        if exceeded_bytes:
+            view = view._replace(exceeded_bytes=exceeded_bytes)
         if is_pinned:
             _routed.set(Routed(self, name, view, "user"))
             return None
@@ -245,12 +249,16 @@ class LearningRouterMixin:
             self._fall_back("bad_refinement")
             return TaskView(name, tried=tried)
 
-    def _tried(self, header: TaskHeader) -> frozenset[str]:
-        """GPU models that this task must not see again, this process's own included."""
-        tried = frozenset(header.tried)
-        if is_out_of_memory(sys.exc_info()[1]):
+    def _tried(self, header: TaskHeader) -> tuple[frozenset[str], float]:
+        """GPU models that this task must not see again, and free memory that was too little.
+
+        Those of this process included, when the failed try ran here and out of memory.
+        """
+        tried, exceeded = frozenset(header.tried), header.exceeded_bytes
+        if is_out_of_memory(sys.exc_info()[1], self.settings.out_of_memory_errors):
             tried |= {self._current_gpu_model()}
-        return tried - {""}
+            exceeded = max(exceeded, self.sync.free_memory_bytes(self._current_queue()))
+        return tried - {""}, exceeded
 
     def queue(self, name: str) -> Queue:
         """The object that Celery publishes to; made once for each of our queues."""
@@ -348,6 +356,7 @@ def stamp_published(
         explored=is_ours and decision is not None and decision.explored,
         propensity=decision.propensity if is_ours and decision is not None else None,
         tried=tuple(sorted(task.tried)) if task.tried else (),
+        exceeded_bytes=task.exceeded_bytes,
     )
     value = header.encode()
     headers[HEADER] = value

@@ -7,11 +7,19 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
     InitSettingsSource,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
@@ -25,6 +33,13 @@ SAYS_IF_EMPTY: Final = "CUDA_VISIBLE_DEVICES"
 def _contract(name: str) -> AliasChoices:
     """Environment names of a setting that is known by its bare name too; ``OWL_...`` wins."""
     return AliasChoices(f"OWL_{name}", name)
+
+
+def _names_in(value: object) -> object:
+    """Read names that are separated by commas, as the environment has them."""
+    if not isinstance(value, str):
+        return value
+    return tuple(name for part in value.split(",") if (name := part.strip()))
 
 
 class Settings(BaseSettings):
@@ -79,7 +94,11 @@ class Settings(BaseSettings):
         Whether the controller moves away what waits for a dead worker and what it held, and a
         worker takes back what one before it held.
     max_worker_losses
-        Workers that may die while they hold a task, before it fails; 0 for no limit.
+        Times that a worker, or the process of it that runs a task, may die while it holds the task,
+        before it fails; 0 for no limit.
+    out_of_memory_errors
+        Classes of exceptions that mean a lack of memory, with or without their module; in the
+        environment separated by commas.
     drain_timeout_seconds
         How long a GPU worker that is asked to stop goes on with what waits in its queue before
         the rest moves to the default queue; 0 moves it at once.
@@ -153,6 +172,7 @@ class Settings(BaseSettings):
     steal: bool = True
     rescue: bool = True
     max_worker_losses: Annotated[int, Field(ge=0)] = 3
+    out_of_memory_errors: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names_in)] = ()
     drain_timeout_seconds: Annotated[float, Field(ge=0, le=86_400)] = 30.0
     api_host: Annotated[str, Field(min_length=1, max_length=255)] = "127.0.0.1"
     api_port: Annotated[int, Field(ge=1, le=65535)] = 8080

@@ -8,6 +8,7 @@ are published, one a second otherwise.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import time
@@ -148,6 +149,20 @@ class ProducerSync:
             self._wake.set()
         self._last_use = now
         return self._snapshot
+
+    def start(self) -> None:
+        """Fetch views from now on, once a second: for a process that may have to choose soon."""
+        if self._thread is None:
+            self._start()
+
+    def free_memory_bytes(self, queue: str) -> float:
+        """Free GPU memory behind an idle queue by the latest view; 0 where unknown."""
+        snapshot = self._snapshot
+        row = snapshot.rows.get(queue) if snapshot else None
+        if snapshot is None or row is None:
+            return 0.0
+        free = snapshot.fleet.free_memory_bytes.item(row)
+        return 0.0 if math.isnan(free) else free
 
     def published(self, task_type: str, queue: str | None, seconds: float | None) -> None:
         """Count a task that is being published.

@@ -42,7 +42,10 @@ class TaskView(NamedTuple):
     model
         Name of the machine-learning model the task needs loaded, if any.
     tried
-        GPU models on which an earlier try failed for lack of memory; never chosen again.
+        GPU models on which an earlier try failed for lack of memory; chosen again only where
+        nothing else is open.
+    exceeded_bytes
+        Free memory with which an earlier try ran out of it, so that it needs more; 0 if unknown.
 
     """
 
@@ -50,6 +53,7 @@ class TaskView(NamedTuple):
     size: float = 1.0
     model: str | None = None
     tried: frozenset[str] = frozenset()
+    exceeded_bytes: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,13 +15,14 @@ from typing import Annotated, Any, Final, NamedTuple, Self, TypeVar
 from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
-from owl_celery.types import MAX_SIZE, MIN_SIZE, Outcome
+from owl_celery.types import MAX_SIZE, MIN_SIZE, Outcome, TaskView
 
 HEADER: Final = "owl"
 WIRE_VERSION: Final = 1
 MAX_NAME_LENGTH: Final = 255
 MAX_SECONDS: Final = 10.0 * 365 * 86_400
 MAX_UNIX_TIME: Final = 1e11
+MAX_BYTES: Final = 2.0**62
 MODES: Final = ("on", "shadow", "off")
 
 Name = Annotated[str, Field(max_length=MAX_NAME_LENGTH)]
@@ -202,6 +203,8 @@ class TaskHeader(NamedTuple):
         As in ``Decision``.
     tried
         GPU models on which earlier tries failed.
+    exceeded_bytes
+        As in ``TaskView``.
 
     """
 
@@ -217,6 +220,12 @@ class TaskHeader(NamedTuple):
     explored: bool = False
     propensity: float | None = None
     tried: tuple[str, ...] = ()
+    exceeded_bytes: float = 0.0
+
+    def view(self) -> TaskView:
+        """The task as its producer described it to the policy."""
+        tried = frozenset(self.tried)
+        return TaskView(self.task_type, self.size, self.model, tried, self.exceeded_bytes)
 
     @property
     def is_routed(self) -> bool:
@@ -246,6 +255,8 @@ class TaskHeader(NamedTuple):
             encoded["p"] = round(self.propensity, 6)
         if self.tried:
             encoded["tried"] = list(self.tried)
+        if self.exceeded_bytes:
+            encoded["b"] = int(self.exceeded_bytes)
         return encoded
 
     @classmethod
@@ -271,6 +282,7 @@ class TaskHeader(NamedTuple):
             explored=bool(value.get("x")),
             propensity=None if propensity is None else bounded_seconds(propensity),
             tried=tuple(bounded_text(t) for t in tried[:16]) if isinstance(tried, list) else (),
+            exceeded_bytes=bounded_seconds(value.get("b"), longest=MAX_BYTES),
         )
 
 
@@ -337,6 +349,8 @@ class Heartbeat:
         Whether it takes no more work.
     memory_total_bytes, memory_free_bytes, utilization_ratio, temperature_celsius, power_watts
         GPU readings; None where unknown.
+    memory_own_bytes
+        GPU memory that the worker's own processes hold.
     tick_age_seconds
         Seconds since the worker's event loop last ran; large when it is wedged.
     is_simulated
@@ -353,6 +367,7 @@ class Heartbeat:
     draining: bool = False
     memory_total_bytes: Count | None = None
     memory_free_bytes: Count | None = None
+    memory_own_bytes: Count | None = None
     utilization_ratio: FiniteFloat | None = None
     temperature_celsius: FiniteFloat | None = None
     power_watts: FiniteFloat | None = None

@@ -43,6 +43,20 @@ class _Queue:
     waiting: Waiting | None = None
     touched_at: float = 0.0
     free_memory_bytes: int | None = None
+    kept_bytes: int = 0
+
+    def note_memory(self, beat: Heartbeat, is_busy: bool) -> None:
+        """Work out what a task could have: all but what foreign processes hold."""
+        free, own = beat.memory_free_bytes, beat.memory_own_bytes
+        if free is None:
+            self.free_memory_bytes = None
+        elif own is not None:
+            self.free_memory_bytes = free + own
+        elif not is_busy:
+            # PyTorch keeps what the last task had, for the next one.
+            most = beat.memory_total_bytes
+            kept = free + self.kept_bytes
+            self.free_memory_bytes = kept if most is None else max(free, min(kept, most))
 
 
 class LoadLedger:
@@ -135,9 +149,8 @@ class LoadLedger:
                 for beat in beats
             ]
             queue.gpu_model = beats[0].heartbeat.gpu_model
-            # While our own tasks run, what is free says nothing of the idle GPU.
-            if not any(beat.heartbeat.active for beat in beats):
-                queue.free_memory_bytes = beats[0].heartbeat.memory_free_bytes
+            is_busy = any(beat.heartbeat.active for beat in beats)
+            queue.note_memory(beats[0].heartbeat, is_busy)
 
     def start(self, event: Started, at: float) -> None:
         """Note that a try began at ``at``."""
@@ -151,6 +164,9 @@ class LoadLedger:
 
     def end(self, outcome: Outcome, at: float) -> None:
         """Note that a try ended at ``at``, or was never begun."""
+        queue = self._queues.get(outcome.queue)
+        if queue is not None and outcome.peak_memory_bytes is not None:
+            queue.kept_bytes = outcome.peak_memory_bytes
         if outcome.state.succeeded:
             mean = self._served.get(outcome.gpu_model, outcome.service_seconds)
             self._served[outcome.gpu_model] = mean + 0.05 * (outcome.service_seconds - mean)

@@ -14,7 +14,6 @@ from owl_celery.policies.base import Policy
 from owl_celery.records import Knowledge, decode_record
 from owl_celery.settings import Settings
 from owl_celery.snapshot import policy_chain
-from owl_celery.types import TaskView
 from owl_celery.wire import TaskHeader
 
 log = logging.getLogger(__name__)
@@ -62,7 +61,7 @@ class Placer:
         """
         if not header.is_routed:
             return None
-        task = TaskView(header.task_type, header.size, header.model, frozenset(header.tried))
+        task = header.view()
         for policy in self._policies:
             if not policy.ready:
                 continue

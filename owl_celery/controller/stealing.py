@@ -203,7 +203,7 @@ class Stealing:
         self._headers[seen.text] = header
         if header is None or now - self._refused.get(header.decision_id, -np.inf) < REFUSED_SECONDS:
             return Waiter(seen, None, TaskView(""), mean_waiting(load, row))
-        task = TaskView(header.task_type, header.size, header.model, frozenset(header.tried))
+        task = header.view()
         seconds = self._ledger.counted_seconds(header.decision_id, header.service_seconds)
         if seconds is None:
             seconds = self._host.predict_task(task, load.gpu_models[row])

@@ -10,6 +10,7 @@ import numpy as np
 
 from owl_celery.errors import StateError
 from owl_celery.fleet import Bools, Fleet, Floats, Ints
+from owl_celery.policies.eligible import roomiest
 from owl_celery.policies.failures import CLOSED_PROBABILITY, success_ratio
 from owl_celery.policies.warm import WarmModels
 from owl_celery.types import MAX_SIZE, MIN_SIZE, TaskView
@@ -292,13 +293,13 @@ class Layout:
     def sensible_mask(self, columns: TypeColumns, fleet: Fleet, is_open: Bools) -> Bools:
         """Narrow ``is_open`` to where a task of a type fits and does not fail nearly always.
 
-        When nothing is left of it the demand is dropped: a task that fits nowhere is sent anyway,
-        and its failure tells its author.
+        A task that fits nowhere goes where there is most memory: it runs there, or its failure
+        tells its author. A demand to work that leaves nothing is dropped.
         """
         if columns.needed is not None:
             # NaN, unknown, compares false and leaves the queue open.
             fits = is_open & ~(fleet.free_memory_bytes < columns.needed)
-            is_open = fits if fits.any() else is_open
+            is_open = fits if fits.any() else roomiest(is_open, fleet)
         if columns.success is not None:
             works = is_open & (columns.success > 1.0 - CLOSED_PROBABILITY)
             is_open = works if works.any() else is_open

@@ -13,26 +13,40 @@ TIE_RATIO = 1e-9
 
 
 def open_mask(task: TaskView, fleet: Fleet) -> Bools:
-    """Where the task may go: open queues of GPU models on which it has not failed.
+    """Where the task may go: open queues with enough memory of GPU models it has not failed on.
 
-    The result may be the fleet's own column: do not write to it.
+    When nothing is left of that, where more memory is free than it ran out of, on whatever model;
+    when nothing is left of that either, where there is most. The result may be the fleet's own
+    column: do not write to it.
 
     Raises
     ------
     NoOpenQueueError
-        When that leaves no queue.
+        When no queue is open.
 
     """
-    mask = fleet.is_open
-    if not task.tried:
-        if not fleet.open_count:
-            raise NoOpenQueueError()
-    else:
-        is_untried = np.array([model not in task.tried for model in fleet.models], dtype=np.bool_)
-        mask = mask & is_untried[fleet.model_index] if len(fleet) else mask
-        if not mask.any():
-            raise NoOpenQueueError()
-    return mask
+    if not fleet.open_count:
+        raise NoOpenQueueError()
+    if not (task.tried or task.exceeded_bytes):
+        return fleet.is_open
+    free, exceeded = fleet.free_memory_bytes, task.exceeded_bytes
+    is_untried = np.array([model not in task.tried for model in fleet.models], dtype=np.bool_)
+    # NaN, unknown, compares false: it speaks against no new model, and for no old one.
+    best = fleet.is_open & is_untried[fleet.model_index] & ~(free <= exceeded)
+    if best.any():
+        return best
+    larger: Bools = fleet.is_open & (free > exceeded) & (exceeded > 0.0)
+    return larger if larger.any() else roomiest(fleet.is_open, fleet)
+
+
+def roomiest(mask: Bools, fleet: Fleet) -> Bools:
+    """Those of some queues with the most free memory; all of them where none is known.
+
+    For a task that fits nowhere: it runs where it is likeliest to, or fails with a reason.
+    """
+    free = np.where(mask, np.nan_to_num(fleet.free_memory_bytes, nan=0.0), -1.0)
+    most: Bools = mask & (free >= free.max(initial=0.0))
+    return most
 
 
 def pick_least(scores: Floats, random: np.random.Generator) -> tuple[int, int]:

@@ -115,7 +115,7 @@ class ExpectedCompletion(Policy):
         layout = self._laid_out(fleet)
         columns = layout.of_type(task.task_type)
         is_open = None
-        if task.tried or not (fleet.is_all_open and columns.suits_all):
+        if task.tried or task.exceeded_bytes or not (fleet.is_all_open and columns.suits_all):
             is_open = layout.sensible_mask(columns, fleet, open_mask(task, fleet))
         service = sized(columns, task.size)
         residual, wait = load_seconds(fleet, now)
@@ -187,7 +187,12 @@ class ExpectedCompletion(Policy):
         gain[waiting.rows == row] = -np.inf
         model = fleet.gpu_model(row)
         for index, task in enumerate(waiting.tasks):
-            if model in task.tried or (gain[index] > 0.0 and not layout.suits(row, task, fleet)):
+            is_small = fleet.free_memory_bytes[row] <= task.exceeded_bytes
+            if (
+                model in task.tried
+                or (task.exceeded_bytes and is_small)
+                or (gain[index] > 0.0 and not layout.suits(row, task, fleet))
+            ):
                 gain[index] = -np.inf
         best = int(gain.argmax())
         if not gain[best] > 0.0:

@@ -141,9 +141,15 @@ class FailureRates:
         cells["needed"][row, column] = MEMORY_MARGIN * largest
 
     def learn_shortage(self, row: int, column: int, free_bytes: float) -> None:
-        """Learn that a try ran out of memory on a GPU with so much free when idle."""
-        needed = self._cells["needed"]
-        needed[row, column] = max(needed[row, column], free_bytes + 1.0)
+        """Learn that a try ran out of memory on a GPU with so much free when idle.
+
+        It is a lower bound on every GPU model on which the type has not succeeded yet, too.
+        """
+        cells = self._cells
+        needed = cells["needed"][row]
+        is_bound = cells["count"][row] == 0.0
+        is_bound[column] = True
+        needed[is_bound] = np.maximum(needed[is_bound], free_bytes + 1.0)
 
     def export_prior(self, row: int, column: int) -> dict[str, Any]:
         """What ``PairPrior`` says of failures and memory."""
@@ -212,8 +218,9 @@ class FailureRates:
                 (PRIOR_FAILED + streak) / (PRIOR_TRIES + streak),
             )
             cells["failure"][:] = np.where(suspected, probability, 0.0)
-            # What is known only from a shortage is doubted as soon as the pair is.
-            doubted = (cells["peak"] == 0.0) & (cells["failure"] < 0.5)
+            # What is known only from a shortage is doubted as soon as the pairs that ran short are.
+            is_sure = (cells["failure"] >= 0.5).any(axis=1, keepdims=True)
+            doubted = (cells["peak"] == 0.0) & ~is_sure
             cells["needed"][doubted] = 0.0
         for of_queue in self._queues.values():
             if of_queue.failed > 0.0:

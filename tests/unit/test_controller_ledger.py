@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -382,6 +383,21 @@ def test_free_memory_is_that_of_the_idle_gpu(world: World) -> None:
     world.hear(beat(world.now, memory_free_bytes=100))
     world.hear(beat(world.now, memory_free_bytes=20, active=("a",)))
     assert world.look({QUEUE: 0}).free_memory_bytes == [100]
+
+
+def test_what_our_own_processes_hold_is_free_to_the_next_task(world: World) -> None:
+    def free() -> int | None:
+        return world.look({QUEUE: 0}).free_memory_bytes[0]
+
+    read: dict[str, Any] = {"memory_total_bytes": 100, "memory_free_bytes": 20}
+    world.hear(beat(world.now, memory_own_bytes=50, active=("a",), **read))
+    assert free() == 70
+    # Unknown, as in a container: what the last task had is kept for the next.
+    world.ledger.end(replace(ended(started("a")), peak_memory_bytes=60), world.now)
+    world.hear(beat(world.now, **read))
+    assert free() == 80
+    world.hear(beat(world.now, memory_total_bytes=100, memory_free_bytes=90))
+    assert free() == 100
 
 
 def test_the_columns_say_the_same_as_the_rows(world: World) -> None:

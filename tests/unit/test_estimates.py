@@ -350,12 +350,36 @@ def test_running_out_of_memory_closes_smaller_gpus_at_once() -> None:
     assert {policy.choose(TaskView("resnet"), fleet, 51.0).queue for _ in range(50)} == {"gpu.a.1"}
 
 
-def test_a_task_that_fits_nowhere_is_sent_all_the_same() -> None:
+@pytest.mark.parametrize("policy", [ExpectedCompletion(seed=1), PricedQ(seed=1)], ids=str)
+def test_running_out_of_memory_is_a_lower_bound_where_the_type_has_never_run(
+    policy: ExpectedCompletion,
+) -> None:
+    for model in ("small", "smaller", "large"):
+        policy.learn_one(an_outcome("lstm", model, 1.0), 1.0)
+    fleet = Fleet(["gpu.a.0", "gpu.a.1", "gpu.a.2"], ["small", "smaller", "large"])
+    fleet.free_memory_bytes[:] = [12.0, 8.0, 16.0]
+    policy.tick(fleet, 50.0)
+    failed = {"queue": "gpu.a.0", "state": TryState.FAILURE, "out_of_memory": True}
+    policy.learn_one(an_outcome("resnet", "small", 0.1, **failed), 50.0)
+    policy.tick(fleet, 51.0)
+
+    def chosen(task_type: str = "resnet") -> set[str]:
+        return {policy.choose(TaskView(task_type), fleet, 51.0).queue for _ in range(100)}
+
+    assert chosen() == {"gpu.a.2"}
+    # Foreign processes take memory of the large one: no queue is closed for other types.
+    fleet.free_memory_bytes[2] = 7.0
+    assert chosen() == {"gpu.a.0"}
+    assert "gpu.a.2" in chosen("lstm")
+
+
+def test_a_task_that_fits_nowhere_is_sent_where_there_is_most_memory() -> None:
     policy = taught()
     policy.learn_one(an_outcome("resnet", "V100", 1.0, peak_memory_bytes=10**12), 100.0)
-    fleet = Fleet(["gpu.a.0"], ["V100"])
-    fleet.free_memory_bytes[:] = 10**9
-    assert policy.choose(TaskView("resnet"), fleet, 100.0).queue == "gpu.a.0"
+    fleet = Fleet(["gpu.a.0", "gpu.a.1"], ["V100"] * 2)
+    fleet.free_memory_bytes[:] = [10**9, 10**10]
+    chosen = {policy.choose(TaskView("resnet"), fleet, 100.0).queue for _ in range(50)}
+    assert chosen == {"gpu.a.1"}
 
 
 def test_exploration_fades_with_samples() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -32,13 +33,21 @@ class FakeNvml:
         UUIDs of the MIG instances of the first GPU; empty when it is whole.
     broken
         Names of functions that fail, as they do where a GPU does not support them.
+    held
+        What each process of ours holds of every GPU; None where NVML does not tell.
 
     """
 
     NVML_DEVICE_MIG_ENABLE = 1
     NVML_TEMPERATURE_GPU = 0
 
-    def __init__(self, mig: tuple[str, ...] = (), broken: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        mig: tuple[str, ...] = (),
+        broken: tuple[str, ...] = (),
+        held: tuple[int | None, ...] = (),
+    ) -> None:
+        self.held = held
         self.mig = mig
         self.broken = broken
         self.inits = 0
@@ -92,6 +101,10 @@ class FakeNvml:
     def nvmlDeviceGetPowerUsage(self, handle: str) -> int:
         return 250_500
 
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: str) -> list[SimpleNamespace]:
+        ours = [SimpleNamespace(pid=os.getpid(), usedGpuMemory=used) for used in self.held]
+        return [SimpleNamespace(pid=1, usedGpuMemory=3_000), *ours]
+
     def nvmlDeviceGetMigMode(self, handle: str) -> list[int]:
         if handle != UUIDS[0]:
             raise RuntimeError("Not Supported")
@@ -139,6 +152,15 @@ def test_a_value_the_gpu_does_not_have_is_unknown_and_the_others_are_read() -> N
     nvml = FakeNvml(broken=("nvmlDeviceGetPowerUsage", "nvmlDeviceGetTemperature"))
 
     assert NvmlReader(nvml).read(UUIDS[1]) == GpuReadings(40_000, 30_000, 0.75, None, None)
+
+
+@pytest.mark.parametrize(
+    ("held", "own"), [((), None), ((4_000, 500), 4_500), ((4_000, None), None)]
+)
+def test_what_our_own_processes_hold_is_told_apart(
+    held: tuple[int | None, ...], own: int | None
+) -> None:
+    assert NvmlReader(FakeNvml(held=held)).read(UUIDS[0]).memory_own_bytes == own
 
 
 def test_instances_of_a_divided_gpu_take_its_place() -> None:

@@ -166,13 +166,32 @@ def test_restoring_at_any_point_changes_no_decision(name: str, steps: int) -> No
 
 def test_nowhere_to_go_is_an_error(make: Callable[[int], Policy]) -> None:
     policy, fleet = make(1), a_fleet()
+    fleet.is_open[:] = False
     with pytest.raises(NoOpenQueueError):
         policy.choose(TaskView("train", tried=frozenset(MODELS)), fleet, 0.0)
-    fleet.is_open[:] = False
     with pytest.raises(NoOpenQueueError):
         policy.choose(TaskView("train"), fleet, 0.0)
     with pytest.raises(NoOpenQueueError):
         policy.choose(TaskView("train"), Fleet([], []), 0.0)
+
+
+def test_the_next_try_goes_where_more_memory_is_free(make: Callable[[int], Policy]) -> None:
+    policy, fleet = make(1), Fleet([f"gpu.a.{i}" for i in range(5)], [*"AABBC"])
+    live_a_little(policy)
+    fleet.free_memory_bytes[:] = [8.0, 20.0, 12.0, 30.0, np.nan]
+
+    def chosen(exceeded: float, *tried: str) -> set[str]:
+        task = TaskView("train", tried=frozenset(tried), exceeded_bytes=exceeded)
+        return {policy.choose(task, fleet, 1e3).queue for _ in range(200)}
+
+    # Another model, large enough or of unknown memory; though its model has failed, a larger one.
+    assert chosen(12.0, "A") <= {"gpu.a.3", "gpu.a.4"}
+    assert chosen(12.0, "A", "B", "C") <= {"gpu.a.1", "gpu.a.3"}
+    # Nothing is large enough: where there is most.
+    assert chosen(30.0, "A", "B", "C") == {"gpu.a.3"}
+    assert chosen(0.0, "A", "B", "C") == {"gpu.a.3"}
+    fleet.free_memory_bytes[:] = np.nan
+    assert chosen(0.0, "A", "B", "C") <= set(fleet.names)
 
 
 def test_ties_are_broken_at_random(make: Callable[[int], Policy]) -> None:

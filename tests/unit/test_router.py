@@ -37,13 +37,17 @@ class Clock:
 class Producer:
     """A producer whose view is published by the test, and which publishes to nowhere."""
 
-    def __init__(self, url: str, gpu_model: str = "") -> None:
+    def __init__(self, url: str, gpu_model: str = "", queue: str = "", **settings: Any) -> None:
         self.clock = Clock()
         self.state = RedisState(url, Keys("test"))
-        self.settings = Settings(policy="shortest_queue")
+        self.settings = Settings(policy="shortest_queue", **settings)
         self.sync = ProducerSync(self.state, self.settings, self.clock)
         self.router = LearningRouter(
-            self.sync, self.settings, current_gpu_model=lambda: gpu_model, clock=self.clock
+            self.sync,
+            self.settings,
+            current_gpu_model=lambda: gpu_model,
+            clock=self.clock,
+            current_queue=lambda: queue,
         )
         self.publisher = Publisher(self.state)
 
@@ -271,6 +275,32 @@ def test_retry_after_running_out_of_memory_avoids_that_gpu_model(redis_url: str)
         queue = producer.route(queue="gpu.a.1", headers=retry_headers("gpu.a.1"))
     assert queue == "gpu.a.0"
     assert producer.publish("gpu.a.0")["owl"]["tried"] == ["V100"]
+    producer.sync.close()
+
+
+@pytest.mark.parametrize("names", [(), ("ValueError",)])
+def test_retry_after_running_out_of_memory_goes_where_more_is_free(
+    redis_url: str, names: tuple[str, ...]
+) -> None:
+    producer = Producer(redis_url, "K80", "gpu.a.0", out_of_memory_errors=names)
+    small, other, large = (
+        QueueView(f"gpu.a.{row}", model, free_memory_bytes=free * 2**30)
+        for row, (model, free) in enumerate((("K80", 12), ("T4", 10), ("V100", 16)))
+    )
+    producer.see(small, other, large)
+    try:
+        raise ValueError if names else MemoryError
+    except (MemoryError, ValueError):
+        assert producer.route(queue="gpu.a.0", headers=retry_headers("gpu.a.0")) == "gpu.a.2"
+    header = header_in(producer.publish("gpu.a.2"))
+    assert header is not None
+    assert (header.tried, header.exceeded_bytes) == (("K80",), 12 * 2**30)
+    # What was learned goes along: the next retry, for another reason, does not go back.
+    assert producer.route(queue="gpu.a.2", headers={"owl": header.encode()}) == "gpu.a.2"
+    # Foreign processes hold so much that none is large enough: where there is most.
+    taken = QueueView("gpu.a.2", "V100", free_memory_bytes=2**30)
+    producer.see(small, other, taken)
+    assert producer.route(queue="gpu.a.2", headers={"owl": header.encode()}) == "gpu.a.0"
     producer.sync.close()
 
 

@@ -38,6 +38,7 @@ HEADER = TaskHeader(
     explored=True,
     propensity=0.0625,
     tried=("Tesla K80",),
+    exceeded_bytes=2.0**34,
 )
 STARTED = Started("task", "decision", 2, "type", "gpu.a.0", "gpu0@a", "V100", 1.5)
 OUTCOME = Outcome(
@@ -71,6 +72,7 @@ HEARTBEAT = Heartbeat(
     draining=True,
     memory_total_bytes=2**34,
     memory_free_bytes=2**33,
+    memory_own_bytes=2**30,
     utilization_ratio=0.5,
     temperature_celsius=61.0,
     power_watts=250.0,
