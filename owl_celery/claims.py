@@ -48,7 +48,7 @@ class Claims:
     Parameters
     ----------
     state
-        Redis that all workers of the application share.
+        Redis that all workers share, of other applications too.
     gpu_uuid, queue
         What is claimed; an empty one is not.
     node
@@ -75,10 +75,13 @@ class Claims:
         owner: str,
         ttl_seconds: float,
     ) -> None:
-        named = {f"GPU {gpu_uuid}": gpu_uuid, f"Queue {queue}": queue}
+        named = {}
+        if gpu_uuid:
+            named[f"GPU {gpu_uuid}"] = state.keys.gpu_claim(gpu_uuid)
+        if queue:
+            named[f"Queue {queue}"] = state.keys.claim(queue)
         self._state = state
-        self._resources = [resource for resource, name in named.items() if name]
-        self._keys = [state.keys.claim(name) for name in named.values() if name]
+        self._resources, self._keys = list(named), list(named.values())
         self.value = f"{node} {owner}"
         self._ttl_seconds = ttl_seconds
 

@@ -21,7 +21,8 @@ from owl_celery.heartbeat import make_heartbeat_step
 from owl_celery.lane import add_worker_options, configure_lane
 from owl_celery.outbox import Outbox
 from owl_celery.policies import policy_class
-from owl_celery.redis_state import REDIS_SCHEMES, RedisState, open_state
+from owl_celery.redis_address import is_redis
+from owl_celery.redis_state import RedisState, open_state
 from owl_celery.router import LearningRouter, LearningRouterMixin, stamp_published
 from owl_celery.settings import Settings
 from owl_celery.sync import ProducerSync
@@ -121,11 +122,12 @@ class Installation:
 
     def _is_wanted(self, settings: Settings) -> bool:
         """Whether there is anything to do: without learning, only where a Redis is at hand."""
-        has_redis = settings.redis_url or broker_url_of(self.app).startswith(REDIS_SCHEMES)
+        has_redis = settings.redis_url or is_redis(broker_url_of(self.app))
         return settings.enable_continuous_learning or bool(has_redis)
 
     def _build(self, settings: Settings) -> Parts:
-        state = open_state(settings, broker_url_of(self.app), namespace_of(self.app))
+        app = self.app
+        state = open_state(settings, broker_url_of(app), namespace_of(app), app.conf)
         gpu = current_gpu()
         sync = ProducerSync(state, settings)
         outbox = Outbox(state, settings)
@@ -305,10 +307,9 @@ def routes_of(app: Celery) -> list[Any]:
 
 
 def broker_url_of(app: Celery) -> str:
-    """The broker that workers read from; the first of several, among which Celery fails over."""
+    """The broker that workers read from; several, among which Celery fails over, by semicolons."""
     url = app.conf.broker_read_url or app.conf.broker_url or ""
-    first = url[0] if isinstance(url, list | tuple) else url
-    return str(first).split(";")[0]
+    return ";".join(map(str, url)) if isinstance(url, list | tuple) else str(url)
 
 
 def namespace_of(app: Celery) -> str:

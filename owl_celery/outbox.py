@@ -11,6 +11,7 @@ from typing import Final
 
 from owl_celery.counters import OUTCOMES_DROPPED, Teller
 from owl_celery.redis_state import RedisState
+from owl_celery.redis_trouble import trouble_of
 from owl_celery.settings import Settings
 from owl_celery.types import Outcome
 from owl_celery.wire import Started, encode_event
@@ -122,7 +123,7 @@ class Outbox:
             # Whatever it is: a thread that ends here would drop every later outcome.
             if not self._is_down:
                 self._is_down = True
-                log.warning("owl: outcomes wait, Redis is away (%s)", type(error).__name__)
+                log.warning("owl: outcomes wait: %s", trouble_of(error))
             return False
         if self._is_down:
             self._is_down = False

@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 from owl_celery.claims import Claims
 from owl_celery.gpus import GpuReader, GpuReadings
 from owl_celery.redis_state import RedisState
+from owl_celery.redis_trouble import reason_of
 from owl_celery.settings import Settings
 from owl_celery.wire import Heartbeat
 
@@ -102,7 +103,7 @@ class Pulse(threading.Thread):
             problem = self._renew() if is_full else self._problem
         except RedisError as error:
             self.skipped += 1
-            problem = f"Redis does not take the heartbeat: {error}"
+            problem = f"Redis does not take the heartbeat ({reason_of(error)})"
         except Exception as error:
             # A fault of ours must not make a working worker look dead for good.
             self.skipped += 1
@@ -125,7 +126,7 @@ class Pulse(threading.Thread):
                 pipe.execute()
             self._claims.release()
         except RedisError as error:
-            self._say(f"Redis does not take the end of the heartbeat: {error}")
+            self._say(f"Redis does not take the end of the heartbeat ({reason_of(error)})")
 
     def _rounds_until(self, deadline: float) -> None:
         while not self._has_changed.is_set():

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import os
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from redis import Redis
-from redis.backoff import NoBackoff
-from redis.connection import parse_url
-from redis.retry import Retry
 
-from owl_celery.errors import SettingsError
+from owl_celery.redis_address import RedisAddress, is_redis
 from owl_celery.settings import Settings
 from owl_celery.wire import Keys
 
-TIMEOUT_SECONDS: Final = 1.0
-REDIS_SCHEMES: Final = ("redis://", "rediss://", "unix://")
+NOTHING: Final[Mapping[str, Any]] = {}
 
 
 class RedisState:
@@ -23,40 +20,26 @@ class RedisState:
 
     Parameters
     ----------
-    url
-        Address of the Redis server, ``redis://``, ``rediss://`` or ``unix://``.
+    address
+        Where the Redis server is.
     keys
         Names of the keys of this application.
 
     """
 
-    def __init__(self, url: str, keys: Keys) -> None:
-        if not url.startswith(REDIS_SCHEMES):
-            raise SettingsError(
-                "Setting REDIS_URL (or OWL_REDIS_URL) must start with redis://, rediss:// or "
-                "unix://; it is needed when the broker is not Redis."
-            )
-        try:
-            parse_url(url)  # type: ignore[no-untyped-call]
-        except ValueError:
-            # Its message may hold a part of the password.
-            raise SettingsError(
-                "Setting REDIS_URL (or OWL_REDIS_URL, or the broker's address) cannot be read; it "
-                "looks like redis://user:password@host:port/0, with special characters of the "
-                "password as %xx."
-            ) from None
-        self.url = url
+    def __init__(self, address: RedisAddress | str, keys: Keys) -> None:
+        self.address = RedisAddress.of_url(address) if isinstance(address, str) else address
         self.keys = keys
         # One value, so that no lock is needed, which a fork could leave locked for ever.
         self._owned: tuple[int, Redis] | None = None
 
     @property
     def client(self) -> Redis:
-        """The client of this process: text replies, one-second timeouts, no retries, RESP2."""
+        """The client of this process; see ``RedisAddress.connect``."""
         owned = self._owned
         if owned is None or owned[0] != os.getpid():
             # Two threads may come here at once; the client that is lost has not connected yet.
-            owned = os.getpid(), self._make_client()
+            owned = os.getpid(), self.address.connect()
             self._owned = owned
         return owned[1]
 
@@ -64,25 +47,34 @@ class RedisState:
         """Drop the client of this process; the next use connects anew."""
         self._owned = None
 
-    def _make_client(self) -> Redis:
-        return Redis.from_url(
-            self.url,
-            decode_responses=True,
-            protocol=2,
-            socket_timeout=TIMEOUT_SECONDS,
-            socket_connect_timeout=TIMEOUT_SECONDS,
-            retry=Retry(NoBackoff(), 0),
-        )
 
-
-def open_state(settings: Settings, broker_url: str, app_name: str) -> RedisState:
+def open_state(
+    settings: Settings, broker_url: str, app_name: str, conf: Mapping[str, Any] = NOTHING
+) -> RedisState:
     """Find the state Redis: ``REDIS_URL`` when set, else the broker.
+
+    Parameters
+    ----------
+    settings
+        Of the application.
+    broker_url
+        Its broker's address, with all that Celery may fail over to.
+    app_name
+        The namespace, unless the settings say another.
+    conf
+        Celery's configuration, for how to connect to the broker.
 
     Raises
     ------
     SettingsError
-        When neither is a Redis address.
+        When neither is a Redis address, or it cannot be read.
 
     """
-    url = settings.redis_url.get_secret_value() if settings.redis_url else broker_url
-    return RedisState(url, Keys(settings.namespace or app_name))
+    if settings.redis_url is not None or not is_redis(broker_url):
+        given = settings.redis_url.get_secret_value() if settings.redis_url else broker_url
+        address = RedisAddress.of_url(given)
+    else:
+        address = RedisAddress.of_broker(broker_url, conf)
+    # Wherever they are: what moves messages looks for the keys beside the queues.
+    prefix = (conf.get("broker_transport_options") or {}).get("global_keyprefix", "")
+    return RedisState(address, Keys(settings.namespace or app_name, prefix))

@@ -66,7 +66,8 @@ class Settings(BaseSettings):
     database_url
         SQLAlchemy address, such as ``postgresql://user:password@host/name``; SQLite when unset.
     redis_url
-        Redis for load and learning state; by default the broker, when that is Redis.
+        Redis for load and learning state, ``redis://``, ``rediss://``, ``unix://`` or
+        ``sentinel://``; by default the broker, when that is Redis.
     namespace
         Prefix of our Redis keys; producers and workers of one application share it. By default
         the Celery application's name.

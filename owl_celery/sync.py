@@ -24,6 +24,7 @@ from owl_celery.policies import make_policy
 from owl_celery.policies.base import Policy
 from owl_celery.records import FleetRecord, Knowledge, View, decode_record
 from owl_celery.redis_state import RedisState
+from owl_celery.redis_trouble import trouble_of
 from owl_celery.settings import Settings
 from owl_celery.snapshot import Snapshot, add_assignments, load_fleet, policy_chain
 from owl_celery.wire import mode_of
@@ -242,8 +243,8 @@ class ProducerSync:
             if not self._is_down:
                 self._is_down = True
                 log.warning(
-                    "owl: no load view (%s); tasks go the simpler way until it is back",
-                    type(error).__name__,
+                    "owl: no load view: %s Tasks go the simpler way until it is back.",
+                    trouble_of(error),
                 )
         else:
             if self._is_down:

@@ -38,13 +38,16 @@ class Keys:
     ----------
     namespace
         Shared by the producers and workers of one application.
+    prefix
+        What all of them begin with: that of the broker, when it has one.
 
     """
 
     namespace: str
+    prefix: str = ""
 
     def _key(self, name: str) -> str:
-        return f"owl:{self.namespace}:{name}"
+        return f"{self.prefix}owl:{self.namespace}:{name}"
 
     @property
     def nodes(self) -> str:
@@ -55,9 +58,13 @@ class Keys:
         """STRING, JSON of ``Heartbeat``, expires by itself."""
         return self._key(f"hb:{node}")
 
-    def claim(self, resource: str) -> str:
-        """STRING, the node that owns a GPU or a queue, expires by itself."""
-        return self._key(f"claim:{resource}")
+    def claim(self, queue: str) -> str:
+        """STRING, the node that owns a queue, expires by itself."""
+        return self._key(f"claim:{queue}")
+
+    def gpu_claim(self, uuid: str) -> str:
+        """The same for a GPU; of one name for all applications, since there is one GPU."""
+        return f"{self.prefix}owl::claim:{uuid}"
 
     @property
     def assigned_count(self) -> str:

@@ -11,6 +11,7 @@ PACKAGES: Final[Mapping[str, str]] = {
     "chromium": "chromium",
     "make": "make",
     "npm": "npm",
+    "openssl": "openssl",
     "prometheus": "prometheus",
     "promtool": "prometheus",
     "rabbitmq-server": "rabbitmq-server",

@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 
 from owl_celery.api.models import ProblemBody
 from owl_celery.errors import OwlError, StoreError, UnknownModeError, UnknownQueueError
+from owl_celery.redis_trouble import trouble_of
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +110,7 @@ async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _on_redis(request: Request, error: Exception) -> JSONResponse:
-    problem = unavailable(f"Redis does not answer ({type(error).__name__}); try again.")
+    problem = unavailable(trouble_of(error))
     return answer(problem, request.url.path)
 
 

@@ -12,6 +12,7 @@ from kombu.connection import Connection
 
 from owl_celery.brokers.base import Owner, Permit, Place, Seen
 from owl_celery.errors import BrokerError
+from owl_celery.redis_trouble import reason_of
 from owl_celery.wire import header_in
 
 REBUILT_PROPERTIES: Final = {
@@ -280,9 +281,7 @@ class AmqpBroker:
         except Exception as error:
             # Whatever the transport raises: the next use starts from a new connection.
             self._drop()
-            raise BrokerError(
-                f"The broker cannot be used ({type(error).__name__}: {error})."
-            ) from error
+            raise BrokerError(f"The broker cannot be used ({reason_of(error)}).") from error
 
     def _drop(self) -> None:
         try:

@@ -19,6 +19,7 @@ from redis import Redis
 from owl_celery.brokers.base import TIMEOUT_SECONDS, Owner, Permit, Place, Seen
 from owl_celery.brokers.poison import fail_task
 from owl_celery.errors import BrokerError
+from owl_celery.redis_trouble import reason_of
 from owl_celery.wire import TaskHeader
 
 if TYPE_CHECKING:
@@ -202,8 +203,8 @@ class RedisBroker:
             keys = [
                 f"{prefix}{channel.unacked_key}",
                 f"{prefix}{channel.unacked_index_key}",
-                right.lease_key,
-                right.fence_key,
+                # None without a permit: a user of Redis may be kept from the empty key.
+                *((right.lease_key, right.fence_key) if permit else ()),
             ]
             now = datetime.now(UTC).isoformat()
             arguments = [
@@ -304,9 +305,7 @@ class RedisBroker:
         except Exception as error:
             # Whatever the transport raises: the next use starts from a new connection.
             self._drop()
-            raise BrokerError(
-                f"The Redis broker cannot be used ({type(error).__name__}: {error})."
-            ) from error
+            raise BrokerError(f"The Redis broker cannot be used ({reason_of(error)}).") from error
 
     def _drop(self) -> None:
         try:

@@ -10,6 +10,7 @@ from redis.exceptions import RedisError
 
 from owl_celery.errors import OwlError
 from owl_celery.redis_state import RedisState
+from owl_celery.redis_trouble import ADVICE, trouble_of
 
 
 @contextmanager
@@ -24,6 +25,4 @@ def state_of(ctx: click.Context) -> Iterator[RedisState]:
     except OwlError as error:
         raise click.ClickException(str(error)) from error
     except (RedisError, OSError) as error:
-        raise click.ClickException(
-            f"Redis does not answer ({error}); start it, or set REDIS_URL to where it runs."
-        ) from error
+        raise click.ClickException(trouble_of(error, ADVICE)) from error

@@ -9,6 +9,7 @@ import click
 from redis.exceptions import RedisError
 
 from owl_celery.errors import OwlError
+from owl_celery.redis_trouble import ADVICE, trouble_of
 
 
 @click.command()
@@ -56,9 +57,7 @@ def look(app: Any) -> tuple[str, list[str]]:
         here = [name for name in names if name.partition("@")[2] == socket.gethostname()]
         beats = state.client.mget([state.keys.heartbeat(name) for name in here]) if here else []
     except (RedisError, OSError) as error:
-        raise OwlError(
-            f"Redis does not answer ({error}); start it, or set REDIS_URL to where it runs."
-        ) from error
+        raise OwlError(trouble_of(error, ADVICE)) from error
     active = Health.decode(text) if text else None
     troubles = [*active.troubles.values()] if active else []
     controller = " ".join([active.controller, *troubles]) if active else ""

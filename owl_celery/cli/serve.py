@@ -11,6 +11,7 @@ import click
 from redis.exceptions import RedisError
 
 from owl_celery.errors import OwlError
+from owl_celery.redis_trouble import ADVICE, trouble_of
 
 
 @click.command()
@@ -43,9 +44,7 @@ def _serve(app: Any) -> None:
     try:
         parts.state.client.ping()
     except (RedisError, OSError) as error:
-        raise OwlError(
-            f"Redis does not answer ({error}); start it, or set REDIS_URL to where it runs."
-        ) from error
+        raise OwlError(trouble_of(error, ADVICE)) from error
     # A wrong address or folder is said at once; what fails later is waited for.
     store = open_store(parts.settings, parts.state.keys.namespace)
     store.load()

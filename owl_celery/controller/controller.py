@@ -22,6 +22,7 @@ from owl_celery.controller.leader import Leader
 from owl_celery.controller.lease import Lease
 from owl_celery.policies import make_policy
 from owl_celery.redis_state import RedisState
+from owl_celery.redis_trouble import trouble_of
 from owl_celery.settings import Settings
 from owl_celery.store.base import Store
 
@@ -120,9 +121,7 @@ class Controller:
                 else:
                     pause = STANDBY_SECONDS
             except (RedisError, OSError) as error:
-                self.troubles.begin(
-                    "redis", f"Redis does not answer ({type(error).__name__}: {error})."
-                )
+                self.troubles.begin("redis", trouble_of(error))
                 pause = self._after_failure()
             except Exception:
                 # Nothing that goes wrong here may hurt the worker that hosts it.

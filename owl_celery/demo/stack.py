@@ -19,6 +19,7 @@ from owl_celery.errors import BrokerError, WorkerError
 from owl_celery.guard import GuardedProcess
 from owl_celery.records import FleetRecord, View, decode_record
 from owl_celery.redis_state import RedisState
+from owl_celery.redis_trouble import trouble_of
 from owl_celery.settings import Settings, bare_names
 from owl_celery.store import open_store
 from owl_celery.types import Outcome
@@ -124,8 +125,8 @@ def empty_broker() -> Iterator[str]:
             is_used = RedisState(url, Keys(NAMESPACE)).client.dbsize() > 0
         except (RedisError, OSError) as error:
             raise BrokerError(
-                f"Setting REDIS_URL: Redis does not answer ({type(error).__name__}); start it, or "
-                "unset REDIS_URL and the demo starts one of its own."
+                "Setting REDIS_URL: "
+                + trouble_of(error, "Unset it, and the demo starts one of its own.")
             ) from error
         if is_used:
             raise BrokerError(

@@ -19,6 +19,7 @@ from owl_celery.policies.base import Policy
 from owl_celery.policies.beliefs import Beliefs
 from owl_celery.records import FleetRecord, Knowledge, View, decode_record
 from owl_celery.redis_state import RedisState
+from owl_celery.redis_trouble import trouble_of
 from owl_celery.settings import Settings
 from owl_celery.wire import Heartbeat, mode_of, read_checked, unknown_mode
 
@@ -99,7 +100,7 @@ class LiveReader:
         except (RedisError, OSError) as error:
             last = self._live
             self._live = Live(
-                trouble=f"Redis does not answer ({type(error).__name__}: {error}).",
+                trouble=trouble_of(error),
                 redis_time=last.redis_time,
                 mode=last.mode,
                 knowledge=last.knowledge,

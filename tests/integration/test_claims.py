@@ -35,9 +35,9 @@ def claims(
 def test_the_first_worker_takes_both(state: RedisState) -> None:
     claims(state, "gpu0@a").take()
 
-    assert state.client.get(state.keys.claim("GPU-1")) == "gpu0@a owner-of-gpu0@a"
+    assert state.client.get(state.keys.gpu_claim("GPU-1")) == "gpu0@a owner-of-gpu0@a"
     assert state.client.get(state.keys.claim("gpu.a.0")) == "gpu0@a owner-of-gpu0@a"
-    assert 29_000 < state.client.pttl(state.keys.claim("GPU-1")) <= 30_000
+    assert 29_000 < state.client.pttl(state.keys.gpu_claim("GPU-1")) <= 30_000
 
 
 def test_a_living_owner_keeps_what_it_renews(state: RedisState) -> None:
@@ -58,6 +58,18 @@ def test_a_living_owner_keeps_what_it_renews(state: RedisState) -> None:
         )
     )
     assert not state.client.exists(state.keys.claim("gpu.a.1"))
+
+
+def test_a_worker_of_another_application_keeps_its_gpu_too(state: RedisState) -> None:
+    first = claims(state, "gpu0@a")
+    first.take()
+    other = RedisState(state.address, Keys("other"))
+
+    with pytest.raises(ClaimedError, match="GPU GPU-1 already belongs to worker gpu0@a"):
+        claims(other, "gpu0@b").take(sleep=lambda _: (first.renew(), None)[1])
+
+    claims(other, "gpu0@b", gpu_uuid="GPU-2").take()  # Queues are each application's own.
+    other.client.close()
 
 
 def test_a_dead_owner_is_waited_for_until_its_claims_expire(state: RedisState) -> None:
@@ -81,14 +93,14 @@ def test_the_same_owner_takes_its_own_claims_back_at_once(state: RedisState) -> 
 def test_a_lost_claim_is_reported_and_not_taken_back_by_force(state: RedisState) -> None:
     first = claims(state, "gpu0@a")
     first.take()
-    state.client.set(state.keys.claim("GPU-1"), "gpu9@b other", px=5_000)
+    state.client.set(state.keys.gpu_claim("GPU-1"), "gpu9@b other", px=5_000)
 
     taken = first.renew()
 
     assert list(taken) == ["GPU GPU-1"]
     assert taken["GPU GPU-1"][0] == "gpu9@b"
     first.release()
-    assert state.client.get(state.keys.claim("GPU-1")) == "gpu9@b other"
+    assert state.client.get(state.keys.gpu_claim("GPU-1")) == "gpu9@b other"
     assert not state.client.exists(state.keys.claim("gpu.a.0"))
 
 
@@ -116,7 +128,10 @@ def test_of_two_that_start_together_one_gets_both_and_the_other_neither(
         thread.join(20.0)
 
     assert len(winners) == len(losers) == 1
-    values = {state.client.get(state.keys.claim(name)) for name in ("GPU-1", "gpu.a.0")}
+    values = {
+        state.client.get(key)
+        for key in (state.keys.gpu_claim("GPU-1"), state.keys.claim("gpu.a.0"))
+    }
     assert values == {f"{winners[0]} owner-of-{winners[0]}"}
 
 

@@ -23,6 +23,7 @@ from owl_celery.exporter.tail import OutcomeTail
 from owl_celery.exporter.unserved import UnservedQueues
 from owl_celery.metrics import METRICS
 from owl_celery.overview import Overview, OverviewReader
+from owl_celery.redis_address import RedisAddress
 from owl_celery.redis_state import RedisState
 from owl_celery.settings import Settings
 from owl_celery.testing import wait_until
@@ -136,13 +137,13 @@ def test_a_burst_is_read_in_full(state: RedisState) -> None:
 
 
 def test_outcomes_are_counted_on_after_redis_was_away_or_lost_its_data(state: RedisState) -> None:
-    there, tail = state.url, OutcomeTail(state)
+    there, tail = state.address, OutcomeTail(state)
     assert list(tail.poll()) == []
     publish(state, outcome(1))
-    state.url = "redis://127.0.0.1:1/0"
+    state.address = RedisAddress.of_url("redis://127.0.0.1:1/0")
     state.forget()
     assert list(tail.poll()) == []
-    state.url = there
+    state.address = there
     state.forget()
     assert [event.task_id for event in tail.poll()] == ["task-1"]
     # A stream that begins anew, on a clock that is behind.
@@ -227,8 +228,8 @@ def test_without_redis_and_database_it_serves_what_is_known() -> None:
     reader.close()
 
 
-def test_tasks_that_nobody_will_take_are_found(state: RedisState) -> None:
-    app = Celery("proj", broker=state.url, set_as_current=False)
+def test_tasks_that_nobody_will_take_are_found(state: RedisState, redis_url: str) -> None:
+    app = Celery("proj", broker=redis_url, set_as_current=False)
     workers = overview(queue_count=2).workers  # They serve gpu.host.0 and gpu.host.1.
     for queue, count in {"gpu.host.0": 2, "gpu.gone.0": 3, "gpu.gone.1": 0, "celery": 4}.items():
         state.client.hset(state.keys.assigned_count, queue, 9)
@@ -240,10 +241,10 @@ def test_tasks_that_nobody_will_take_are_found(state: RedisState) -> None:
     assert unserved.counts(overview(workers=workers)) == {"gpu.gone.0": 3}
     assert unserved.counts(overview(workers=())) == {"gpu.host.0": 2, "gpu.gone.0": 3, "celery": 4}
     assert unserved.counts(overview(workers=(), is_redis_down=True)) == {}
-    there, state.url = state.url, "redis://127.0.0.1:1/0"
+    there, state.address = state.address, RedisAddress.of_url("redis://127.0.0.1:1/0")
     state.forget()
     assert unserved.counts(overview(workers=())) == {}
-    state.url = there
+    state.address = there
     state.forget()
     unserved.close()
     app.close()

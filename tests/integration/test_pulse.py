@@ -62,7 +62,7 @@ def test_a_heartbeat_lives_for_its_time_and_names_its_node(state: RedisState) ->
     assert (beat.node, beat.queue, beat.gpu_model) == (NODE, "gpu.a.0", "k80")
     assert 4_000 < state.client.pttl(state.keys.heartbeat(NODE)) <= 5_000
     assert state.client.smembers(state.keys.nodes) == {NODE}
-    assert state.client.exists(state.keys.claim(UUID), state.keys.claim("gpu.a.0")) == 2
+    assert state.client.exists(state.keys.gpu_claim(UUID), state.keys.claim("gpu.a.0")) == 2
 
 
 def test_readings_of_one_round_go_out_with_the_next(state: RedisState) -> None:
@@ -111,7 +111,7 @@ def test_heartbeats_that_redis_does_not_take_are_counted_and_said_once(
     assert worker.pulse.skipped == 3
     said = [record.message for record in caplog.records]
     assert len(said) == 2
-    assert said[0].startswith("owl: Redis does not take the heartbeat: ")
+    assert said[0].startswith("owl: Redis does not take the heartbeat (")
     assert said[0].endswith("; the worker works on")
 
 
@@ -132,7 +132,7 @@ def test_a_gpu_that_another_worker_took_meanwhile_is_said(
     state: RedisState, caplog: pytest.LogCaptureFixture
 ) -> None:
     worker = Worker(state)
-    state.client.set(state.keys.claim(UUID), "gpu9@b other")
+    state.client.set(state.keys.gpu_claim(UUID), "gpu9@b other")
 
     worker.pulse.beat()
 

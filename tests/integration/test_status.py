@@ -47,8 +47,13 @@ def site(redis_url: str, tmp_path: Path) -> Iterator[Site]:
     site.close()
 
 
+def broker_of(site: Site) -> str:
+    assert site.settings.redis_url is not None
+    return site.settings.redis_url.get_secret_value()
+
+
 def invoke(site: Site, *arguments: str) -> Result:
-    app = Celery("proj", broker=site.state.url, set_as_current=False)
+    app = Celery("proj", broker=broker_of(site), set_as_current=False)
     url = site.settings.database_url
     assert url is not None
     install(
@@ -122,7 +127,7 @@ def test_it_watches_until_interrupted(site: Site, tmp_path: Path) -> None:
     (tmp_path / "proj.py").write_text(
         "from celery import Celery\n"
         "from owl_celery import install\n"
-        f"app = install(Celery('proj', broker={site.state.url!r}), namespace={NAMESPACE!r},"
+        f"app = install(Celery('proj', broker={broker_of(site)!r}), namespace={NAMESPACE!r},"
         f" database_url={site.settings.database_url.get_secret_value()!r})\n"
     )
     command = [sys.executable, "-m", "celery", "-A", "proj", "owl", "status", "--json", "--watch"]

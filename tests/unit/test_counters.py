@@ -13,6 +13,7 @@ from owl_celery import outbox as outbox_module
 from owl_celery.counters import MAX_NAMES, Counters, RoutingTally
 from owl_celery.metrics import DECISION_SECONDS_BOUNDS
 from owl_celery.outbox import Outbox
+from owl_celery.redis_address import RedisAddress
 from owl_celery.redis_state import RedisState
 from owl_celery.router import LearningRouter
 from owl_celery.settings import Settings
@@ -83,14 +84,14 @@ def test_explicit_destinations_are_no_decisions(producer: Producer) -> None:
 
 
 def test_nothing_is_lost_while_redis_is_away(producer: Producer) -> None:
-    there = producer.state.url
+    there = producer.state.address
     producer.route(2)
-    producer.state.url = NOWHERE
+    producer.state.address = RedisAddress.of_url(NOWHERE)
     producer.state.forget()
     producer.sync.flush()
     producer.route(3)
     producer.sync.flush()
-    producer.state.url = there
+    producer.state.address = there
     producer.state.forget()
     producer.sync.flush()
     assert producer.sync.failures >= 2
@@ -140,7 +141,7 @@ def test_dropped_outcomes_are_told_with_the_next_that_arrives(
     outbox = Outbox(state, Settings())
     for number in range(25):
         outbox.put(Started(str(number), "", 0, "train", "gpu.a.0", "gpu0@a", "V100"))
-    state.url = redis_url
+    state.address = RedisAddress.of_url(redis_url)
     state.forget()
     outbox.close()
     assert told(state).outcomes_dropped == 15

@@ -12,6 +12,7 @@ from celery.app.routes import MapRoute
 from owl_celery import LearningRouterMixin, install
 from owl_celery.errors import OwlError, SettingsError
 from owl_celery.installation import installation_of, parts_of, uninstall
+from owl_celery.redis_address import RedisAddress
 
 BROKER = "redis://127.0.0.1:1/0"
 MakeApp = Callable[..., Celery]
@@ -153,7 +154,7 @@ def test_another_broker_needs_a_redis_for_the_state(
     assert sent_to(app, "other") == "celery"
     assert "REDIS_URL" in caplog.text
     with_redis = install(make_app("two", broker="memory://"), redis_url=BROKER)
-    assert parts_of(with_redis).state.url == BROKER
+    assert parts_of(with_redis).state.address == RedisAddress.of_url(BROKER)
 
 
 @pytest.mark.parametrize("broker", [[f"{BROKER}", "redis://b/0"], f"{BROKER};redis://b/0"])
@@ -163,10 +164,16 @@ def test_the_first_of_several_brokers_keeps_the_state(
     app = Celery("several", set_as_current=False)
     app.conf.broker_url = broker
     try:
-        assert parts_of(install(app)).state.url == BROKER
+        options = parts_of(install(app)).state.address.options
+        assert (options["host"], options["port"]) == ("127.0.0.1", 1)
     finally:
         uninstall(app)
         app.close()
+
+
+def test_where_workers_read_is_where_the_state_is(make_app: MakeApp) -> None:
+    app = make_app(broker_read_url="redis://reads:3/0", broker_write_url="redis://writes:4/0")
+    assert parts_of(install(app)).state.address.options["host"] == "reads"
 
 
 def test_whatever_goes_wrong_leaves_plain_celery(

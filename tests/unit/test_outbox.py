@@ -11,6 +11,7 @@ import pytest
 
 from owl_celery import outbox as outbox_module
 from owl_celery.outbox import Outbox
+from owl_celery.redis_address import RedisAddress
 from owl_celery.redis_state import RedisState
 from owl_celery.settings import Settings
 from owl_celery.wire import Keys, Started, decode_event
@@ -59,13 +60,13 @@ def test_events_wait_while_redis_is_away(
     state: RedisState, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(outbox_module, "RETRY_SECONDS", 0.01)
-    there = state.url
-    state.url = "redis://127.0.0.1:1/0"
+    there = state.address
+    state.address = RedisAddress.of_url("redis://127.0.0.1:1/0")
     outbox = Outbox(state, Settings())
     outbox.put(started(1))
     wait_until(lambda: len(caplog.records) == 1)
     outbox.put(started(2))
-    state.url = there
+    state.address = there
     state.forget()
     wait_until(lambda: numbers_on_stream(state) == [1, 2])
     wait_until(lambda: "flow again" in caplog.text)
