@@ -46,8 +46,9 @@ dashboard: $(VENV)/.dev ## Write Grafana's dashboard from its source
 dashboard-figures: $(VENV)/.dev ## Draw the dashboard from a real run (10 minutes, needs npm)
 	$(BIN)/python -m grafana.render $(ARGS)
 
-faults: $(VENV)/.dev ## Kill real workers and controllers, and account for every task
-	$(BIN)/python -m benchmarks.faults $(ARGS)
+faults: $(VENV)/.dev ## Strike real workers, controllers and servers, and account for every task
+	$(BIN)/python -m benchmarks.faults --json build/faults.json \
+		--page docs/benchmarks/faults.md $(ARGS)
 
 lock: $(VENV)/.dev ## Pin the newest versions that pyproject.toml allows in requirements/
 	$(PIP_INSTALL) 'uv>=0.8'

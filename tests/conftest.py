@@ -15,9 +15,9 @@ import psutil
 import pytest
 from redis import Redis
 
+from benchmarks.postgres import PostgresServer
 from benchmarks.rabbitmq import RabbitServer
 from owl_celery.embedded import EmbeddedRedis
-from tests.postgres import PostgresServer
 from tests.programs import missing_packages
 
 # The same examples in every run; and a slow machine is no failure.

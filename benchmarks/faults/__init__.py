@@ -1,1 +1,1 @@
-"""Real processes killed at random moments, and an account of every task."""
+"""Real processes struck at random moments, and an account of every task."""

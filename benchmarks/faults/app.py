@@ -1,30 +1,59 @@
-"""The application of the fault suite: a task that notes in Redis when it starts and ends."""
+"""What the workers of the fault suite import: their application and its tasks."""
 
 from __future__ import annotations
 
 import os
+import signal
 import time
+from typing import Final
 
-from celery import Celery
-from redis import Redis
+from celery import Task
 
-from owl_celery import install
+from benchmarks.faults.application import NAMED_TASKS, STUMBLE, WORK, Addresses, make_app
+from benchmarks.faults.hostile import hostile_names
+from benchmarks.faults.ledger import note
+from owl_celery.gpus import current_gpu
 
-URL = os.environ.get("FAULTS_BROKER_URL", "redis://127.0.0.1:1/0")
-ARM = os.environ.get("FAULTS_ARM", "celery")
+HANG_SECONDS: Final = 60.0
+ADDRESSES: Final = Addresses.of_environment()
 
-app = Celery("faults", broker=URL, backend=URL)
-if ARM == "celery_late":
-    app.conf.update(task_acks_late=True, task_reject_on_worker_lost=True)
-if ARM == "owl":
-    install(app, embed_controller=False)
+app = make_app(ADDRESSES, os.environ.get("FAULTS_ARM", "celery"), embed_controller=False)
 
 
-@app.task
-def work(number: int, seconds: float) -> None:
+def _note(task: Task, what: str, number: int) -> None:
+    note(ADDRESSES.ledger, what, number, str(task.request.hostname), current_gpu().model)
+
+
+def take_time(self: Task, number: int, seconds: float) -> None:
     """Take some time."""
-    with Redis.from_url(URL) as client:
-        client.rpush("started", number)
-        time.sleep(seconds)
-        client.rpush("finished", number)
-        client.rpush("finished_at", time.time())
+    _note(self, "started", number)
+    time.sleep(seconds)
+    _note(self, "finished", number)
+
+
+app.task(name=WORK, bind=True)(take_time)
+
+
+@app.task(
+    name=STUMBLE, bind=True, autoretry_for=(RuntimeError,), default_retry_delay=0, max_retries=5
+)
+def stumble(self: Task, number: int, how: str, seconds: float) -> None:
+    """Go wrong in one of several ways, then take some time.
+
+    ``killed``: the first try kills its process. ``poison``: each does. ``memory``: there is not
+    enough on a K80. ``hung``: the first try never ends by itself.
+    """
+    _note(self, "started", number)
+    is_first = not self.request.retries and not self.request.delivery_info.get("redelivered")
+    if how == "poison" or (how == "killed" and is_first):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "memory" and current_gpu().model == "k80":
+        raise RuntimeError("CUDA out of memory. Tried to allocate 14.00 GiB")
+    if how == "hung" and is_first:
+        time.sleep(HANG_SECONDS)
+    time.sleep(seconds)
+    _note(self, "finished", number)
+
+
+for _name in hostile_names(int(os.environ.get(NAMED_TASKS, "0"))):
+    app.task(name=_name, bind=True)(take_time)

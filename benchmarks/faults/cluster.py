@@ -1,116 +1,250 @@
-"""The processes of one trial: a broker, workers, controllers."""
+"""The processes of one arm: servers, workers, controllers, and a producer in this process."""
 
 from __future__ import annotations
 
-import os
-import signal
 import socket
-import subprocess
-import sys
 import time
-from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
 
+from celery import Celery
 from redis import Redis
 
+from benchmarks.faults.application import NAMESPACE, Addresses, make_app
+from benchmarks.faults.ledger import Ledger
+from benchmarks.faults.processes import CeleryProcess
+from benchmarks.faults.proxy import Proxy
+from benchmarks.faults.stores import PostgresDatabase, SqliteDatabase
+from owl_celery.controller.health import Health
+from owl_celery.embedded import EmbeddedRedis, free_port
 from owl_celery.gpus import fake_gpu
-from owl_celery.lane import lane_of_gpu
-from owl_celery.wire import Keys
+from owl_celery.installation import Parts, parts_of, uninstall
+from owl_celery.lane import gpu_queue, lane_of_gpu
+from owl_celery.wire import Heartbeat, Keys
 
-KEYS = Keys("faults")
-QUIET = ("--without-mingle", "--without-gossip", "--without-heartbeat")
-START_SECONDS = 300.0
+KEYS: Final = Keys(NAMESPACE)
+QUIET: Final = ("--without-mingle", "--without-gossip", "--without-heartbeat")
+START_SECONDS: Final = 90.0
+MODELS: Final = ("k80", "v100", "p100")
 
 
-class FaultCluster:
-    """Workers on one Redis, plain or routed.
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a cluster is made of; faults with equal plans share one.
 
     Parameters
     ----------
-    url
-        An empty Redis.
-    arm
-        ``owl``, ``celery`` (its defaults) or ``celery_late`` (acknowledges late, prefetches one).
-    workers
-        How many, each with one process.
-    folder
-        Takes logs and the database.
+    workers, controllers
+        How many processes; each worker serves a virtual GPU of another model.
+    proxied
+        ``broker`` or ``state``: what is reached through a proxy.
+    database
+        ``sqlite`` or ``postgres``.
+    environment
+        Of workers and controllers.
+    settings
+        Of the producer's ``install``.
+    metrics
+        Whether the controllers export metrics.
 
     """
 
-    def __init__(self, url: str, arm: str, workers: int, folder: Path) -> None:
-        self.redis = Redis.from_url(url, decode_responses=True)
-        self._arm = arm
-        self._log = (folder / "log").open("ab")
-        self._environment = {
-            **os.environ,
-            "FAULTS_BROKER_URL": url,
-            "FAULTS_ARM": arm,
-            "OWL_CONTINUOUS_LEARNING_STORAGE_PATH": str(folder),
-        }
-        host = socket.gethostname()
-        self._lanes = [
-            lane_of_gpu(fake_gpu(number, "k80", host), is_simulated=True)
-            for number in range(workers)
-        ]
-        self.workers = [self.start_worker(number) for number in range(workers)]
-        self.controllers = [self._start_controller() for _ in range(2 * (arm == "owl"))]
+    workers: int = 2
+    controllers: int = 1
+    proxied: str = ""
+    database: str = "sqlite"
+    environment: tuple[tuple[str, str], ...] = ()
+    settings: tuple[tuple[str, Any], ...] = ()
+    metrics: bool = False
 
-    def start_worker(self, number: int) -> subprocess.Popen[bytes]:
-        arguments = ["worker", "-n", f"gpu{number}@faults", "-c", "1", "-l", "INFO", *QUIET]
-        if self._arm == "owl":
-            return self._start(arguments, self._lanes[number])
-        late = {"celery_late": ["--prefetch-multiplier", "1"]}.get(self._arm, [])
-        return self._start([*arguments, *late], {})
 
-    def _start_controller(self) -> subprocess.Popen[bytes]:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        extra = {"OWL_API_PORT": str(port), "ENABLE_METRICS": "false"}
-        return self._start(["owl", "serve"], extra)
+class Cluster:
+    """One arm, started and ready.
 
-    def _start(self, arguments: list[str], extra: dict[str, str]) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "celery", "-A", "benchmarks.faults.app", *arguments],
-            env={**self._environment, **extra},
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
+    Parameters
+    ----------
+    arm
+        As in ``make_app``.
+    plan
+        What it is made of.
+    folder
+        Takes logs and the database.
+
+    Attributes
+    ----------
+    redis, state
+        The broker and our state, by a way that no fault touches.
+    ledger
+        What tasks did.
+    proxy
+        In front of what the plan says.
+    app
+        The producer's application.
+    workers, controllers
+        Processes; those that a fault has killed stay in the list.
+    numbers
+        Gives each task of this cluster another number.
+
+    """
+
+    def __init__(self, arm: str, plan: Plan, folder: Path) -> None:
+        self.arm = arm
+        self.plan = plan
+        self.folder = folder
+        self.numbers = count(1)
+        self.workers: list[CeleryProcess] = []
+        self.controllers: list[CeleryProcess] = []
+        self.metrics_ports: list[int] = []
+        self._stack = ExitStack()
+        try:
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self) -> None:
+        server = self._stack.enter_context(EmbeddedRedis())
+        base = server.url.rsplit("/", 1)[0]
+        self.proxy = Proxy("127.0.0.1", urlsplit(server.url).port or 0)
+        self._stack.enter_context(self.proxy)
+        through = base.rsplit(":", 1)[0] + f":{self.proxy.port}"
+        self.addresses = Addresses(
+            broker=f"{through if self.plan.proxied == 'broker' else base}/0",
+            state=f"{through if self.plan.proxied == 'state' else base}/1",
+            ledger=f"{base}/2",
+            results=f"{base}/3",
         )
+        self.redis = Redis.from_url(f"{base}/0", decode_responses=True)
+        self.state = Redis.from_url(f"{base}/1", decode_responses=True)
+        self.ledger = Ledger(self.addresses.ledger)
+        for client in (self.redis, self.state, self.ledger):
+            self._stack.callback(client.close)
+        is_sqlite = self.plan.database == "sqlite"
+        self.database = SqliteDatabase(self.folder / "learned") if is_sqlite else PostgresDatabase()
+        self._stack.callback(self.database.close)
+        self._environment = {
+            **self.addresses.environment(),
+            **self.database.environment(),
+            **dict(self.plan.environment),
+            "FAULTS_ARM": self.arm,
+        }
+        self._stack.callback(self._stop_processes)
+        self.workers = [self.start_worker(number) for number in range(self.plan.workers)]
+        if self.arm == "owl":
+            self.controllers = [self.start_controller() for _ in range(self.plan.controllers)]
+        self.app: Celery = make_app(self.addresses, self.arm, **dict(self.plan.settings))
+        self._stack.callback(self._close_app)
+        self.wait(self.is_ready, "workers and controllers to be ready", START_SECONDS)
 
-    def wait_until_ready(self) -> None:
-        """Wait until every worker consumes, and a controller leads."""
-        deadline = time.monotonic() + START_SECONDS
-        while not self._is_ready():
-            if time.monotonic() > deadline:
-                raise RuntimeError("The workers did not start.")
-            time.sleep(0.1)
+    def node(self, number: int) -> str:
+        """Celery node name of a worker."""
+        return f"gpu{number}@faults"
 
-    def _is_ready(self) -> bool:
-        if self._arm != "owl":
+    def queue(self, number: int) -> str:
+        """The queue that a worker alone serves."""
+        return gpu_queue(number)
+
+    def start_worker(self, number: int, extra: Mapping[str, str] | None = None) -> CeleryProcess:
+        """Start a worker; also again, after it was killed."""
+        arguments = ["worker", "-n", self.node(number), "-c", "1", "-l", "INFO", *QUIET]
+        environment = {**self._environment, **(extra or {})}
+        if self.arm == "owl":
+            gpu = fake_gpu(number, MODELS[number % len(MODELS)], socket.gethostname())
+            environment = {**lane_of_gpu(gpu, is_simulated=True), **environment}
+        elif self.arm == "celery_late":
+            arguments += ["--prefetch-multiplier", "1"]
+        return self._celery(arguments, environment)
+
+    def start_controller(self, extra: Mapping[str, str] | None = None) -> CeleryProcess:
+        """Start one more controller; it leads when no other one does."""
+        environment = {"OWL_API_PORT": str(free_port()), "ENABLE_METRICS": "false"}
+        if self.plan.metrics:
+            self.metrics_ports.append(free_port())
+            environment.update(ENABLE_METRICS="true", METRICS_PORT=str(self.metrics_ports[-1]))
+        return self._celery(["owl", "serve"], {**self._environment, **environment, **(extra or {})})
+
+    def _celery(self, arguments: list[str], environment: Mapping[str, str]) -> CeleryProcess:
+        command = ["-A", "benchmarks.faults.app", *arguments]
+        return CeleryProcess(command, environment, self.folder / "log")
+
+    @property
+    def parts(self) -> Parts:
+        """What ``install`` made for the producer."""
+        return parts_of(self.app)
+
+    def is_ready(self) -> bool:
+        """Whether every worker consumes, and the producer sees all of them."""
+        if self.arm != "owl":
             # Each blocks on the default queue.
             listed = self.redis.client_list()
             return sum(one["cmd"] == "brpop" for one in listed) >= len(self.workers)
-        beats = [
-            str(self.redis.get(KEYS.heartbeat(f"gpu{number}@faults")) or "")
-            for number in range(len(self.workers))
-        ]
-        is_open = all('"draining":false' in beat for beat in beats)
-        return is_open and bool(self.redis.exists(KEYS.health))
+        beats = self.beats().values()
+        is_open = sum(not beat.draining for beat in beats) >= len(self.workers)
+        return is_open and self.open_queues() >= len(self.workers)
 
-    def noted(self, what: str) -> Counter[int]:
-        """How often each task started, or finished."""
-        return Counter(int(number) for number in self.redis.lrange(what, 0, -1))
+    def open_queues(self) -> int:
+        """Queues that the producer may choose from, by a view that is not stale."""
+        snapshot = self.parts.sync.snapshot()
+        if snapshot is None or time.monotonic() - snapshot.changed_at > 2.0:
+            return 0
+        return snapshot.fleet.open_count
+
+    def beats(self) -> dict[str, Heartbeat]:
+        """Latest heartbeat of each worker that has one."""
+        nodes = [self.node(number) for number in range(len(self.workers))]
+        texts: Any = self.state.mget([KEYS.heartbeat(node) for node in nodes])
+        found = {
+            node: Heartbeat.decode(text) for node, text in zip(nodes, texts, strict=True) if text
+        }
+        return {node: beat for node, beat in found.items() if beat is not None}
+
+    def health(self) -> Health:
+        """What the active controller says of itself; empty when none is active."""
+        text: Any = self.state.get(KEYS.health)
+        return (Health.decode(text) if text else None) or Health()
+
+    def leader(self) -> CeleryProcess | None:
+        """The controller that leads."""
+        pid = self.health().controller.rpartition(":")[2]
+        return next(
+            (one for one in self.controllers if str(one.pid) == pid and one.is_running), None
+        )
+
+    def wait(self, holds: Callable[[], Any], what: str, seconds: float) -> float:
+        """Wait for a condition; seconds that it took.
+
+        Raises
+        ------
+        TimeoutError
+            When the time is up.
+
+        """
+        began = time.monotonic()
+        while not holds():
+            if time.monotonic() - began > seconds:
+                raise TimeoutError(f"Waited {seconds:g} s in vain for {what}.")
+            time.sleep(0.05)
+        return time.monotonic() - began
+
+    def log(self) -> str:
+        """What workers and controllers have said."""
+        path = self.folder / "log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def _close_app(self) -> None:
+        if self.arm == "owl":
+            uninstall(self.app)
+        self.app.close()
+
+    def _stop_processes(self) -> None:
+        for process in (*self.workers, *self.controllers):
+            process.kill_group()  # Nothing that they keep is of use any more.
 
     def close(self) -> None:
-        processes = [*self.workers, *self.controllers]
-        for process in processes:
-            if process.poll() is None:
-                process.send_signal(signal.SIGQUIT if process in self.workers else signal.SIGTERM)
-        for process in processes:
-            try:
-                process.wait(10.0)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        self._log.close()
-        self.redis.close()
+        """End everything."""
+        self._stack.close()

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.postgres import PostgresServer, find_programs
 from owl_celery.aggregates import Learned
-from tests.postgres import PostgresServer, find_programs
 from tests.site_of_three import Site
 
 pytestmark = pytest.mark.integration

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+from benchmarks.postgres import PostgresServer
 from owl_celery.controller.learner import Q_VALUES_SECONDS
 from owl_celery.fleet import Fleet
 from owl_celery.learned_requirements import LearnedRequirements
 from owl_celery.policies import make_policy
 from owl_celery.tracker import TaskPerformanceTracker
 from owl_celery.types import TaskView
-from tests.postgres import PostgresServer
 from tests.site_of_three import GPUS, NAMESPACE, Site
 
 pytestmark = pytest.mark.integration

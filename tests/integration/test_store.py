@@ -17,6 +17,7 @@ from typing import IO, Any
 import pytest
 from sqlalchemy import create_engine, text
 
+from benchmarks.postgres import PostgresServer
 from owl_celery.aggregates import Aggregates, CurvePoint, Learned, QValue
 from owl_celery.book import CURVE_BUCKETS
 from owl_celery.errors import StaleCursorError, StoreError
@@ -30,7 +31,6 @@ from owl_celery.tracker import TaskPerformanceTracker
 from owl_celery.types import Outcome
 from tests.integration import store_child
 from tests.learning import CountingPolicy, outcome, stream
-from tests.postgres import PostgresServer
 
 pytestmark = pytest.mark.integration
 

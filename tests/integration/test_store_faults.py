@@ -19,6 +19,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
+from benchmarks.postgres import PostgresServer
 from owl_celery.embedded import free_port
 from owl_celery.errors import StaleCursorError, StoreError
 from owl_celery.settings import Settings
@@ -31,7 +32,6 @@ from owl_celery.store.sql import SqlStore
 from owl_celery.tracker import TaskPerformanceTracker
 from tests.integration.test_store import commit, execute, learn, opened
 from tests.learning import CountingPolicy, outcome, stream
-from tests.postgres import PostgresServer
 
 pytestmark = pytest.mark.integration
 

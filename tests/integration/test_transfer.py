@@ -13,6 +13,7 @@ import pytest
 from celery import Celery
 from click.testing import CliRunner, Result
 
+from benchmarks.postgres import PostgresServer
 from owl_celery import install
 from owl_celery.cli.export import export
 from owl_celery.cli.import_ import import_
@@ -21,7 +22,6 @@ from owl_celery.policies.priced_q import PricedQ
 from owl_celery.prior import PRIOR_SAMPLES
 from owl_celery.store.sql import SqlStore
 from owl_celery.testing import wait_until
-from tests.postgres import PostgresServer
 from tests.site_of_three import Site
 
 pytestmark = pytest.mark.integration

