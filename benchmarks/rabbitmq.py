@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
-from urllib.parse import quote
 
 from owl_celery.embedded import LOOPBACK, free_port
 from owl_celery.errors import BrokerError
@@ -32,6 +31,7 @@ listeners.tcp.1 = {host}:{port}
 management.tcp.ip = {host}
 management.tcp.port = {management_port}
 management_agent.disable_metrics_collector = true
+collect_statistics_interval = 100
 log.console = true
 log.console.level = warning
 log.file = false
@@ -139,9 +139,14 @@ class RabbitServer:
                 self.ask("DELETE", f"vhosts/{name}")
 
     def queues(self, url: str) -> dict[str, dict[str, Any]]:
-        """What RabbitMQ tells of each queue in the virtual host of an address, by name."""
-        name = url.rsplit("/", 1)[-1]
-        return {queue["name"]: queue for queue in self.ask("GET", f"queues/{quote(name, safe='')}")}
+        """What RabbitMQ tells of each queue in the virtual host of an address, by name.
+
+        ``messages_ready`` wait, ``messages_unacknowledged`` are held by consumers.
+        """
+        # Without statistics, which are seconds old.
+        options = "disable_stats=true&enable_queue_totals=true"
+        found = self.ask("GET", f"queues/{url.rsplit('/', 1)[-1]}?{options}")
+        return {queue["name"]: queue for queue in found}
 
     def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """Ask the management API.

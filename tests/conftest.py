@@ -18,6 +18,7 @@ from redis import Redis
 from benchmarks.postgres import PostgresServer
 from benchmarks.rabbitmq import RabbitServer
 from owl_celery.embedded import EmbeddedRedis
+from tests.message_broker import MessageBroker
 from tests.programs import missing_packages
 
 # The same examples in every run; and a slow machine is no failure.
@@ -91,13 +92,14 @@ def rabbit_url(rabbit_server: RabbitServer) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(params=["redis", "rabbitmq"])
-def broker_url(request: pytest.FixtureRequest, redis_url: str) -> str:
-    """Address of a real, empty broker of each kind; the state is in the Redis of ``redis_url``."""
-    if request.param == "redis":
-        return redis_url
-    url: str = request.getfixturevalue("rabbit_url")
-    return url
+@pytest.fixture
+def message_broker(request: pytest.FixtureRequest, redis_url: str) -> MessageBroker:
+    """A real, empty broker, Redis unless the test is marked ``on_both``."""
+    if getattr(request, "param", "redis") == "redis":
+        return MessageBroker(redis_url, redis_url)
+    return MessageBroker(
+        redis_url, request.getfixturevalue("rabbit_url"), request.getfixturevalue("rabbit_server")
+    )
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from celery import Celery
@@ -35,8 +36,12 @@ def send_routed(app: Celery, queue: str, *numbers: int, **options: Any) -> None:
             )
 
 
+def number_of(headers: Mapping[str, Any]) -> int:
+    """Number of a message that ``send_routed`` has published, by its headers."""
+    return int(headers["argsrepr"].strip("(,)"))
+
+
 def numbers_in(client: Redis, name: str) -> list[int]:
     """Numbers of the messages in a list, in the order in which a worker would get them."""
     texts: Any = client.lrange(name, 0, -1)
-    found = [json.loads(text)["headers"]["argsrepr"] for text in texts]
-    return [int(shown.strip("(,)")) for shown in reversed(found)]
+    return [number_of(json.loads(text)["headers"]) for text in reversed(texts)]

@@ -15,9 +15,9 @@ from redis import Redis
 from owl_celery import install
 from owl_celery.gpus import current_gpu
 
-URL = os.environ.get("TEST_BROKER_URL", "redis://127.0.0.1:1/0")
+URL = os.environ.get("TEST_REDIS_URL", "redis://127.0.0.1:1/0")
 
-app = Celery("gpus", broker=URL, backend=URL)
+app = Celery("gpus", broker=os.environ.get("TEST_BROKER_URL", URL), backend=URL)
 app.conf.owl_embed_controller = False
 install(app)
 

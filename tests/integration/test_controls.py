@@ -27,6 +27,7 @@ from owl_celery.records import FleetRecord, View, decode_record
 from owl_celery.store.memory import MemoryStore
 from owl_celery.testing import wait_until
 from owl_celery.wire import Heartbeat, Started, TaskHeader, encode_event
+from tests.message_broker import MessageBroker, on_both
 
 pytestmark = pytest.mark.integration
 
@@ -34,10 +35,16 @@ QUEUE, OTHER = "gpu.a.0", "gpu.a.1"
 
 
 @pytest.fixture
-def app(redis_url: str, tmp_path: Path) -> Iterator[Celery]:
+def app(message_broker: MessageBroker, tmp_path: Path) -> Iterator[Celery]:
     """A routed application."""
-    app = Celery("proj", broker=redis_url, set_as_current=False)
-    install(app, continuous_learning_storage_path=tmp_path, heartbeat_ttl_seconds=60.0)
+    message_broker.declare(QUEUE, OTHER, "celery")
+    app = Celery("proj", broker=message_broker.url, set_as_current=False)
+    install(
+        app,
+        redis_url=message_broker.redis_url,
+        continuous_learning_storage_path=tmp_path,
+        heartbeat_ttl_seconds=60.0,
+    )
     yield app
     uninstall(app)
     app.close()
@@ -206,6 +213,7 @@ def depths(app: Celery) -> dict[str, int]:
     return found
 
 
+@on_both
 def test_what_we_sent_to_a_drained_queue_moves_and_what_names_it_stays(
     app: Celery, parts: Parts, controller: Running
 ) -> None:
@@ -223,6 +231,7 @@ def test_what_we_sent_to_a_drained_queue_moves_and_what_names_it_stays(
     assert health(parts).troubles == {}
 
 
+@on_both
 def test_without_another_open_queue_tasks_move_to_the_default_queue(
     app: Celery, parts: Parts, controller: Running
 ) -> None:

@@ -19,8 +19,9 @@ from owl_celery.redis_state import RedisState
 from owl_celery.settings import Settings
 from owl_celery.types import Outcome, TryState
 from owl_celery.wire import Keys, Started, TaskHeader, decode_event
+from tests.message_broker import MessageBroker, on_both
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, on_both]
 
 
 class OneGpu(CurrentGpu):
@@ -33,10 +34,12 @@ class OneGpu(CurrentGpu):
 class Worker:
     """An application with a running worker, and what its feedback wrote to the stream."""
 
-    def __init__(self, url: str) -> None:
-        self.app = Celery("feedback", broker=url, backend=url)
+    def __init__(self, broker: MessageBroker) -> None:
+        self.app = Celery("feedback", broker=broker.url, backend=broker.redis_url)
         self.app.conf.broker_connection_retry_on_startup = True
-        self.state = RedisState(url, Keys("test"))
+        # A worker on RabbitMQ notices that it is to end when something wakes it.
+        self.app.conf.broker_heartbeat = 1
+        self.state = RedisState(broker.redis_url, Keys("test"))
         self.outbox = Outbox(self.state, Settings())
         self.feedback = Feedback(self.app, self.outbox, OneGpu())
 
@@ -58,8 +61,8 @@ def leave_logging(**_: Any) -> None:
 
 
 @pytest.fixture
-def worker(redis_url: str) -> Iterator[Worker]:
-    worker = Worker(redis_url)
+def worker(message_broker: MessageBroker) -> Iterator[Worker]:
+    worker = Worker(message_broker)
     worker.feedback.connect()
 
     @worker.app.task(shared=False, name="work")

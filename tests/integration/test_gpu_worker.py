@@ -1,4 +1,4 @@
-"""Real Celery workers with a GPU of their own, a real Redis, and what happens when they end."""
+"""Real Celery workers with a GPU of their own, a real broker, and what happens at their end."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from owl_celery.gpus import Gpu, fake_gpu
 from owl_celery.lane import gpu_queue, lane_of_cpu, lane_of_gpu
 from owl_celery.testing import wait_until
 from owl_celery.wire import Heartbeat, Keys
+from tests.message_broker import MessageBroker, on_both
 
 pytestmark = pytest.mark.integration
 
@@ -36,13 +37,13 @@ VIRTUAL = lane_of_gpu(fake_gpu(0, "k80", HOST), is_simulated=True)
 
 
 class Cluster:
-    """Workers on one Redis."""
+    """Workers on one broker."""
 
-    def __init__(self, url: str, folder: Path) -> None:
-        self.url = url
+    def __init__(self, broker: MessageBroker, folder: Path) -> None:
+        self.broker = broker
         self.folder = folder
-        self.redis = Redis.from_url(url, decode_responses=True)
-        self.app = Celery("gpus", broker=url, backend=url, set_as_current=False)
+        self.redis = Redis.from_url(broker.redis_url, decode_responses=True)
+        self.app = Celery("gpus", broker=broker.url, backend=broker.redis_url, set_as_current=False)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, node: str, environment: dict[str, str], *arguments: str) -> str:
@@ -79,7 +80,7 @@ if __name__ == "__main__":
         with (self.folder / name).open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 [sys.executable, *command],
-                env={**os.environ, "TEST_BROKER_URL": self.url, **environment},
+                env={**os.environ, **self.broker.environment(), **environment},
                 cwd=ROOT,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -136,12 +137,13 @@ if __name__ == "__main__":
 
 
 @pytest.fixture
-def cluster(redis_url: str, tmp_path: Path) -> Iterator[Cluster]:
-    cluster = Cluster(redis_url, tmp_path)
+def cluster(message_broker: MessageBroker, tmp_path: Path) -> Iterator[Cluster]:
+    cluster = Cluster(message_broker, tmp_path)
     yield cluster
     cluster.close()
 
 
+@on_both
 def test_a_gpu_worker_holds_one_task_and_serves_its_own_queue_first(cluster: Cluster) -> None:
     node = cluster.start("gpu0", REAL)
     beat = cluster.ready(node)
@@ -156,12 +158,13 @@ def test_a_gpu_worker_holds_one_task_and_serves_its_own_queue_first(cluster: Clu
     # Late acknowledgement and a prefetch count of one: the broker knows that one task is held,
     # and keeps all others.
     wait_until(lambda: (cluster.beat(node) or beat).active == (first.id,), "the task in a beat")
-    assert cluster.redis.hlen("unacked") == 1
-    assert cluster.redis.llen(OWN) == cluster.redis.llen("celery") == 2
+    assert cluster.broker.held() == 1
+    assert cluster.broker.waiting(OWN) == cluster.broker.waiting("celery") == 2
 
     cluster.redis.set("go", 1)
     wait_until(lambda: len(cluster.redis.lrange("ended", 0, -1)) == 5, "all five tasks")
-    assert cluster.ran() == ["first", "own", "own", "default", "default"]
+    if cluster.broker.is_redis:
+        assert cluster.ran() == ["first", "own", "own", "default", "default"]
 
     seen = cluster.app.send_task("tests.integration.gpu_app.where", queue=OWN).get(timeout=10)
     assert (seen["model"], seen["queue"]) == ("V100", OWN)
@@ -169,9 +172,10 @@ def test_a_gpu_worker_holds_one_task_and_serves_its_own_queue_first(cluster: Clu
     # Spawned: a fresh interpreter, not a copy of the parent, that reports starts and outcomes.
     assert "billiard.spawn" in " ".join(psutil.Process(seen["pid"]).cmdline())
     wait_until(lambda: cluster.redis.xlen(KEYS.events) == 2 * 6, "two events of each task")
-    wait_until(lambda: cluster.redis.hlen("unacked") == 0, "all acknowledgements")
+    wait_until(lambda: cluster.broker.held() == 0, "all acknowledgements")
 
 
+@on_both
 def test_a_killed_child_loses_no_task(cluster: Cluster) -> None:
     node = cluster.start("gpu0", REAL)
     cluster.ready(node)
@@ -185,6 +189,7 @@ def test_a_killed_child_loses_no_task(cluster: Cluster) -> None:
     assert result.get(timeout=10) == "poison"
 
 
+@on_both
 @pytest.mark.parametrize(("name", "runs"), [("die", 2), ("die_once", 1)])
 def test_a_task_that_kills_its_process_ends_with_its_retries(
     cluster: Cluster, name: str, runs: int
@@ -198,7 +203,7 @@ def test_a_task_that_kills_its_process_ends_with_its_retries(
         result.get(timeout=20)
     assert cluster.ran() == ["die"] * runs
     assert cluster.hold("next", OWN).get(timeout=10) == "next"
-    wait_until(lambda: cluster.redis.hlen("unacked") == 0, "all acknowledgements")
+    wait_until(lambda: cluster.broker.held() == 0, "all acknowledgements")
 
 
 def test_two_workers_cannot_have_one_gpu(cluster: Cluster) -> None:
@@ -234,6 +239,7 @@ def test_a_worker_started_again_need_not_wait_for_its_own_claims(cluster: Cluste
     cluster.ready(node)
 
 
+@on_both
 def test_a_stopped_worker_serves_its_queue_before_it_ends(cluster: Cluster) -> None:
     node = cluster.start("gpu0", VIRTUAL)
     assert cluster.ready(node).utilization_ratio == 0.0
@@ -262,13 +268,14 @@ def test_a_stopped_worker_serves_its_queue_before_it_ends(cluster: Cluster) -> N
 
     assert cluster.processes[node].wait(30.0) == 0
     assert cluster.ran() == ["first", "second", "third", "late"]
-    assert cluster.redis.llen(OWN) == 0
-    assert cluster.redis.llen("celery") == 1
-    assert cluster.redis.hlen("unacked") == 0
+    assert cluster.broker.waiting(OWN) == 0
+    assert cluster.broker.waiting("celery") == 1
+    assert cluster.broker.held() == 0
     assert cluster.redis.keys("owl:gpus:hb:*") == cluster.redis.keys("owl:gpus:claim:*") == []
     assert cluster.redis.smembers(KEYS.nodes) == set()
 
 
+@on_both
 def test_what_it_cannot_serve_in_time_goes_to_the_default_queue(cluster: Cluster) -> None:
     node = cluster.start("gpu0", {**VIRTUAL, "OWL_DRAIN_TIMEOUT_SECONDS": "0.5"})
     cluster.ready(node)
@@ -283,10 +290,11 @@ def test_what_it_cannot_serve_in_time_goes_to_the_default_queue(cluster: Cluster
 
     assert cluster.processes[node].wait(30.0) == 0
     assert cluster.ran() == ["first"]
-    assert cluster.redis.llen(OWN) == 0
-    assert cluster.redis.llen("celery") == 2
+    assert cluster.broker.waiting(OWN) == 0
+    assert cluster.broker.waiting("celery") == 2
 
 
+@on_both
 def test_a_drained_worker_serves_what_names_its_queue_and_nothing_else(cluster: Cluster) -> None:
     cluster.redis.sadd(KEYS.drained, OWN)
     node = cluster.start("gpu0", VIRTUAL)
@@ -296,7 +304,7 @@ def test_a_drained_worker_serves_what_names_its_queue_and_nothing_else(cluster: 
     )
     waiting = cluster.hold("elsewhere", "celery")
     assert cluster.hold("named", OWN).get(timeout=10) == "named"
-    assert cluster.redis.llen("celery") == 1
+    assert cluster.broker.waiting("celery") == 1
 
     cluster.redis.srem(KEYS.drained, OWN)
 
@@ -320,6 +328,7 @@ def test_a_plain_worker_is_no_candidate(cluster: Cluster, method: str) -> None:
     assert cluster.beat(node) is None
 
 
+@on_both
 def test_a_cpu_queue_runs_several_tasks_at_a_time(cluster: Cluster) -> None:
     node = cluster.start("cpu0", lane_of_cpu(2))
     queue = f"cpu.{HOST}.0"
@@ -335,7 +344,7 @@ def test_a_cpu_queue_runs_several_tasks_at_a_time(cluster: Cluster) -> None:
     beat = cluster.beat(node)
     assert beat is not None
     assert (beat.queue, beat.gpu_model, beat.concurrency) == (queue, "cpu", 2)
-    assert cluster.redis.llen(queue) == 1
+    assert cluster.broker.waiting(queue) == 1
 
 
 def test_a_worker_works_on_without_the_state_redis(cluster: Cluster) -> None:
@@ -367,8 +376,8 @@ def test_workers_do_not_outlive_a_killed_supervisor(cluster: Cluster) -> None:
     gone: Callable[[], bool] = lambda: not any(process.is_running() for process in processes)  # noqa: E731
     wait_until(gone, "all workers and their children to end", 20.0)
     # Handed back to the broker rather than held for an hour.
-    wait_until(lambda: cluster.redis.hlen("unacked") == 0, "the task to be handed back")
-    assert cluster.redis.llen(OWN) + cluster.redis.llen("celery") == 1
+    wait_until(lambda: cluster.broker.held() == 0, "the task to be handed back")
+    assert cluster.broker.waiting(OWN) + cluster.broker.waiting("celery") == 1
 
 
 def test_workers_start_where_nothing_can_be_learned_and_that_is_said(cluster: Cluster) -> None:
@@ -455,5 +464,5 @@ def test_a_process_manager_may_signal_all_processes_at_once(cluster: Cluster) ->
 
     assert cluster.processes["owl"].wait(30.0) == 0
     assert cluster.ran() == ["first", "second"]
-    assert cluster.redis.hlen("unacked") == 0
+    assert cluster.broker.held() == 0
     assert "INFO/MainProcess" in cluster.log("owl")

@@ -16,7 +16,7 @@ from owl_celery.brokers.amqp import FETCHED, NOT_MOVED, AmqpBroker
 from owl_celery.brokers.base import Broker, Permit, Seen
 from owl_celery.controller.stealing import header_of
 from owl_celery.testing import wait_until
-from tests.routed import send_routed
+from tests.routed import number_of, send_routed
 
 pytestmark = pytest.mark.integration
 
@@ -58,7 +58,7 @@ class World:
         if message is None:
             return None
         self.channel.basic_ack(message.delivery_tag)
-        return int(message.headers["argsrepr"].strip("(,)"))
+        return number_of(message.headers)
 
     def all(self, name: str) -> list[int]:
         """Take all messages; their numbers, in order."""
