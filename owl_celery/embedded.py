@@ -25,6 +25,7 @@ from redis.retry import Retry
 
 from owl_celery.errors import BrokerError
 from owl_celery.guard import GuardedProcess
+from owl_celery.private_files import make_private_folder, write_private_file
 from owl_celery.settings import Settings
 
 PROGRAMS: Final = ("redis-server", "valkey-server")
@@ -112,11 +113,10 @@ class EmbeddedRedis:
         temporary = None if self._folder else Path(tempfile.mkdtemp(prefix="owl-redis-"))
         folder = self._folder or temporary
         assert folder is not None
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_folder(folder)
         config = folder / "redis.conf"
         # A file, since the arguments of a process are there for every user to see.
-        config.touch(mode=0o600)
-        config.write_text(_config(folder, port, password))
+        write_private_file(config, _config(folder, port, password))
         process = GuardedProcess(
             [str(program), str(config)],
             remove=temporary,

@@ -335,11 +335,11 @@ def due_time(header: TaskHeader | None, eta: str | None) -> float | None:
         return header.published_at
     try:
         moment = datetime.fromisoformat(eta)
-    except ValueError:
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return max(header.published_at, moment.timestamp())
+    except (TypeError, ValueError, OverflowError):
         return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return max(header.published_at, moment.timestamp())
 
 
 def reset_peak_memory() -> None:

@@ -11,6 +11,7 @@ from functools import cache
 from importlib import import_module
 from typing import Any, Final, Protocol, TypeVar
 
+from owl_celery.errors import WorkerError
 from owl_celery.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -20,10 +21,13 @@ T = TypeVar("T")
 CPU_MODEL: Final = "cpu"
 GIBIBYTE: Final = 1024**3
 FAKE_MEMORY_BYTES: Final[Mapping[str, int]] = {
-    "k80": 12 * GIBIBYTE,
-    "p100": 16 * GIBIBYTE,
-    "v100": 16 * GIBIBYTE,
+    model: count * GIBIBYTE
+    for model, count in {
+        **{"k80": 12, "p100": 16, "v100": 16, "t4": 16, "a10": 24, "a100": 40, "l4": 24},
+        **{"l40s": 48, "h100": 80, "h200": 141},
+    }.items()
 }
+"""Virtual GPUs that there are, in lower case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,9 +262,26 @@ class FakeGpus:
         return self._readings.get(uuid, GpuReadings(memory, memory, 0.0, 35.0, 30.0))
 
 
+def check_virtual(model: str) -> None:
+    """Refuse a virtual GPU that there is not, which most often is a slip of the pen.
+
+    Raises
+    ------
+    WorkerError
+        When the model is unknown.
+
+    """
+    if model.lower() not in FAKE_MEMORY_BYTES:
+        raise WorkerError(
+            f"There is no virtual GPU {model!r}; there are {', '.join(FAKE_MEMORY_BYTES)}."
+        )
+
+
 def fake_gpu(index: int, model: str, host: str) -> Gpu:
     """Make up a GPU; its UUID tells hosts and indices apart."""
-    return Gpu(index, f"SIM-{host}-{index}", model, FAKE_MEMORY_BYTES.get(model, 16 * GIBIBYTE))
+    return Gpu(
+        index, f"SIM-{host}-{index}", model, FAKE_MEMORY_BYTES.get(model.lower(), 16 * GIBIBYTE)
+    )
 
 
 class CurrentGpu:

@@ -120,6 +120,8 @@ def main(order: Mapping[str, Any]) -> int:
     """
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, lambda *_: sys.exit(1))
+    # What a server writes is for its user alone.
+    os.umask(0o077)
     user = {"user": order["user"], "extra_groups": ()} if order["user"] else {}
     ended, held_by_server = os.pipe()
     server: subprocess.Popen[bytes] | None = None

@@ -14,7 +14,15 @@ from celery.app.annotations import resolve_all
 from celery.app.utils import Settings
 
 from owl_celery.errors import OwlError, SettingsError, WorkerError
-from owl_celery.gpus import CPU_MODEL, Gpu, GpuReader, NvmlReader, current_gpu, fake_gpu
+from owl_celery.gpus import (
+    CPU_MODEL,
+    Gpu,
+    GpuReader,
+    NvmlReader,
+    check_virtual,
+    current_gpu,
+    fake_gpu,
+)
 from owl_celery.spawning import import_in_children
 
 log = logging.getLogger(__name__)
@@ -117,6 +125,7 @@ def lane_of_option(value: str, reader: GpuReader) -> dict[str, str]:
         model, _, index = value.removeprefix(SIMULATED).partition(":")
         if not model or not (index or "0").isdecimal():
             raise WorkerError(f"--gpu {value!r} is not sim:MODEL or sim:MODEL:INDEX.")
+        check_virtual(model)
         return lane_of_gpu(fake_gpu(int(index or 0), model, socket.gethostname()), "", True)
     gpus = reader.list_gpus()
     for gpu in gpus:

@@ -23,6 +23,7 @@ MAX_NAME_LENGTH: Final = 255
 MAX_SECONDS: Final = 10.0 * 365 * 86_400
 MAX_UNIX_TIME: Final = 1e11
 MAX_BYTES: Final = 2.0**62
+MAX_VERSION: Final = 2.0**53
 MODES: Final = ("on", "shadow", "off")
 
 Name = Annotated[str, Field(max_length=MAX_NAME_LENGTH)]
@@ -285,9 +286,9 @@ class TaskHeader(NamedTuple):
             size=size if size >= MIN_SIZE else 1.0,
             model=bounded_text(value["w"]) if isinstance(value.get("w"), str) else None,
             service_seconds=None if seconds is None else bounded_seconds(seconds),
-            policy_version=version if isinstance(version, int) else 0,
+            policy_version=int(bounded_seconds(version, longest=MAX_VERSION)),
             explored=bool(value.get("x")),
-            propensity=None if propensity is None else bounded_seconds(propensity),
+            propensity=None if propensity is None else bounded_seconds(propensity, longest=1.0),
             tried=tuple(bounded_text(t) for t in tried[:16]) if isinstance(tried, list) else (),
             exceeded_bytes=bounded_seconds(value.get("b"), longest=MAX_BYTES),
         )

@@ -50,7 +50,7 @@ def fail_task(app: Celery, text: str, losses: int) -> None:
     keeps = not ignored or (task is not None and task.store_errors_even_if_ignored)
     delivery_info = message["properties"].get("delivery_info") or {}
     request = Context({**headers, "delivery_info": delivery_info, **embedded_in(message)})
-    log.error("owl: task %s (%s): %s", name, task_id, reason)
+    log.error("owl: task %r (%r): %s", name, task_id, reason)
     app.backend.mark_as_failure(
         task_id, WorkerLostError(reason), request=request, store_result=keeps
     )

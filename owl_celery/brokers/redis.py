@@ -171,7 +171,7 @@ class RedisBroker:
                     # Twice, since a worker may have taken some meanwhile.
                     arguments: list[str | int] = [kept + looked, 2 * MOVED_BYTES]
                     for task_id, text in zip(reply[::2], reply[1::2], strict=True):
-                        header = TaskHeader.decode(json.loads(text)) if text else None
+                        header = TaskHeader.decode(json_in(text))
                         queue = place(header) if header else None
                         if queue is not None and queue != source:
                             keys.append(self._lists(queue)[step])
@@ -312,6 +312,14 @@ class RedisBroker:
             self.close()
         except Exception:
             self._connection = None  # It was broken already.
+
+
+def json_in(text: bytes) -> object:
+    """What a script found in a message; None where somebody has put in what cannot be read."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def seen_in(lists: Sequence[tuple[int, Sequence[bytes], Sequence[bytes]]]) -> list[Seen]:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import click
 from redis.exceptions import RedisError
 
+from owl_celery.cli.terminal import shown
 from owl_celery.errors import OwlError
 from owl_celery.redis_state import RedisState
 from owl_celery.redis_trouble import ADVICE, trouble_of
@@ -23,6 +24,6 @@ def state_of(ctx: click.Context) -> Iterator[RedisState]:
     try:
         yield parts_of(ctx.obj.app).state
     except OwlError as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(shown(str(error))) from error
     except (RedisError, OSError) as error:
         raise click.ClickException(trouble_of(error, ADVICE)) from error

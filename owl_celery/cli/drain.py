@@ -8,6 +8,7 @@ from typing import Final
 import click
 
 from owl_celery.cli.asking import state_of
+from owl_celery.cli.terminal import shown
 from owl_celery.controls import QueueLoad, drain_queue, drained_queues, has_controller, queue_load
 from owl_celery.redis_state import RedisState
 
@@ -37,7 +38,7 @@ def drain(ctx: click.Context, queue: str | None, wait: bool, timeout: float) -> 
     """
     with state_of(ctx) as state:
         if queue is None:
-            click.echo("\n".join(drained_queues(state)) or "No queue is drained.")
+            click.echo(shown("\n".join(drained_queues(state))) or "No queue is drained.")
             return
         is_new = drain_queue(state, queue)
         click.echo(f"{queue} is drained until owl resume {queue}{'' if is_new else ', as before'}.")

@@ -80,7 +80,6 @@ def _replace(file: Path, text: str) -> None:
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as writing:
             writing.write(text)
-        Path(name).chmod(0o644)
         Path(name).replace(file)
     except BaseException:
         Path(name).unlink()

@@ -8,6 +8,7 @@ from typing import Any
 import click
 from redis.exceptions import RedisError
 
+from owl_celery.cli.terminal import shown
 from owl_celery.errors import OwlError
 from owl_celery.redis_trouble import ADVICE, trouble_of
 
@@ -30,10 +31,11 @@ def health(ctx: click.Context, is_controller: bool, is_workers: bool) -> None:
         raise click.ClickException(str(error)) from error
     failed = []
     if is_all or is_controller:
-        click.echo(f"controller: {controller or 'none is active'}")
+        click.echo(shown(f"controller: {controller or 'none is active'}"))
         failed += [] if controller else ["controller"]
     if is_all or is_workers:
-        click.echo(f"workers of {socket.gethostname()}: {', '.join(workers) or 'none is alive'}")
+        alive = shown(", ".join(workers))
+        click.echo(f"workers of {socket.gethostname()}: {alive or 'none is alive'}")
         failed += [] if workers else ["workers"]
     ctx.exit(1 if failed else 0)
 

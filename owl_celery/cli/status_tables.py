@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from owl_celery.cli.terminal import shown
 from owl_celery.overview import Overview, Status
 from owl_celery.overview.values import QueueNow
 
@@ -39,12 +40,12 @@ def _health(overview: Overview) -> Text:
     who = health.controller
     text.append(
         f"  mode {health.mode}, "
-        f"{f'policy {who.policy} on {who.name}' if who else 'no active controller'}, "
+        f"{shown(f'policy {who.policy} on {who.name}') if who else 'no active controller'}, "
         f"database {health.database.kind} {health.database.status}"
     )
     for reason in health.reasons:
-        text.append(f"\n  {reason.part}: ", style="bold")
-        text.append(reason.sentence)
+        text.append(f"\n  {shown(reason.part)}: ", style="bold")
+        text.append(shown(reason.sentence))
     return text
 
 
@@ -127,7 +128,7 @@ def printable(name: str) -> str:
     'a\\\\[b]\ufffd[31m'
 
     """
-    return escape("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name))
+    return escape(shown(name, keep=""))
 
 
 def duration(seconds: float | None) -> str:

@@ -11,7 +11,7 @@ from itertools import takewhile
 import click
 
 from owl_celery.errors import OwlError, WorkerError
-from owl_celery.gpus import FakeGpus, Gpu, NvmlReader
+from owl_celery.gpus import FakeGpus, Gpu, NvmlReader, check_virtual
 from owl_celery.installation import Parts, installation_of
 from owl_celery.lane import lane_of_cpu, lane_of_gpu
 from owl_celery.settings import Settings
@@ -145,7 +145,10 @@ def _virtual_gpus(fleet: str, host: str) -> list[Gpu]:
     # Here: it needs numpy, which a machine with GPUs need not load for this.
     from owl_celery.simulate.table import parse_fleet
 
-    models = [model for model, count in parse_fleet(fleet).items() for _ in range(count)]
+    counts = parse_fleet(fleet)
+    for model in counts:
+        check_virtual(model)
+    models = [model for model, count in counts.items() for _ in range(count)]
     return FakeGpus.of(models, host).list_gpus()
 
 

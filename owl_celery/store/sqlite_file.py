@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from owl_celery.errors import StoreError
+from owl_celery.private_files import make_private_folder
 from owl_celery.store.engine import BUSY_SECONDS, Database
 
 logger = logging.getLogger(__name__)
@@ -36,8 +38,9 @@ def prepared(database: Database, path: Path) -> Iterator[None]:
 
     """
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        make_private_folder(path.parent)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+        lock = os.open(path.with_name(path.name + ".lock"), flags, 0o600)
     except OSError as error:
         raise _unwritable(database, error) from error
     try:
@@ -60,6 +63,9 @@ def _create(path: Path) -> None:
     # To close any descriptor of a file drops all POSIX locks that this process has on it, those of
     # SQLite's own connections too. Another process that leaves then believes that it is the last,
     # and deletes the -wal and -shm files under them: what they commit after that is lost.
+    if path.is_symlink() and not path.exists():
+        # SQLite would follow it, and make a file that all may read wherever it leads.
+        raise FileNotFoundError(errno.ENOENT, "a link that leads nowhere", str(path))
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
 

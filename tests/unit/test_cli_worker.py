@@ -120,6 +120,12 @@ def test_virtual_gpus_take_the_place_of_real_ones() -> None:
     [
         ("k80", None, "Fleet part 'k80' is not MODEL=COUNT, such as k80=4."),
         ("k80=0", None, "Fleet part 'k80=0' is not MODEL=COUNT, such as k80=4."),
+        (
+            "h9000=1",
+            None,
+            "There is no virtual GPU 'h9000'; there are k80, p100, v100, t4, a10, a100, l4, l40s, "
+            "h100, h200.",
+        ),
         ("k80=1", "0", "Give --gpus or --simulate, not both: virtual GPUs have no index."),
         (
             None,

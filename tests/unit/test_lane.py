@@ -92,6 +92,11 @@ def test_the_option_takes_a_virtual_gpu(value: str, index: int) -> None:
     [
         ("7", "--gpu '7' is not a GPU of this host; it has 0 (SIM-a-0)."),
         ("sim:", "--gpu 'sim:' is not sim:MODEL or sim:MODEL:INDEX."),
+        (
+            "sim:h9000",
+            "There is no virtual GPU 'h9000'; there are k80, p100, v100, t4, a10, a100, l4, l40s, "
+            "h100, h200.",
+        ),
         ("sim:k80:x", "--gpu 'sim:k80:x' is not sim:MODEL or sim:MODEL:INDEX."),
     ],
 )
