@@ -27,7 +27,7 @@ from owl_celery.outbox import Outbox
 from owl_celery.router import INTERNAL_PREFIX
 from owl_celery.task_view import view_of_task
 from owl_celery.types import Outcome, TaskView, TryState
-from owl_celery.wire import MAX_NAME_LENGTH, Started, TaskHeader, header_in
+from owl_celery.wire import MAX_NAME_LENGTH, Discarded, Started, TaskHeader, header_in
 
 log = logging.getLogger(__name__)
 
@@ -228,11 +228,32 @@ class Feedback:
         if running is not None and outcome is not None:
             self._report(running, outcome)
 
-    def revoked(self, request: Any = None, terminated: bool = False, **_: Any) -> None:
-        """Parent: a task was revoked; only one that had started is a try."""
+    def revoked(
+        self, sender: Any = None, request: Any = None, terminated: bool = False, **_: Any
+    ) -> None:
+        """Parent: a task was revoked, or had expired; only one that had started is a try."""
         received = self._received.pop(getattr(request, "id", ""), None)
         if received is not None and terminated:
             self._report(received, TryState.REVOKED)
+        elif request is not None and not terminated and self._is_reported(sender):
+            self._discarded(request, sender.name)
+
+    def _discarded(self, request: Any, name: str) -> None:
+        """Say that a task waits no more, although it did not run."""
+        header = TaskHeader.decode(getattr(request, "owl", None)) or header_in(request.headers)
+        queue = self._queue(request.delivery_info)
+        self._outbox.put(
+            Discarded(
+                task_id=request.id,
+                decision_id=header.decision_id if header else "",
+                attempt=int(request.retries or 0),
+                task_type=view_in(header, name).task_type,
+                queue=queue,
+                worker_id=str(request.hostname),
+                gpu_model=self._gpu.model,
+                service_seconds=predicted_in(header, queue),
+            )
+        )
 
     def leave(self, **_: Any) -> None:
         """Child: send what is left before the process ends."""

@@ -13,8 +13,7 @@ from owl_celery.counters import OUTCOMES_DROPPED, Teller
 from owl_celery.redis_state import RedisState
 from owl_celery.redis_trouble import trouble_of
 from owl_celery.settings import Settings
-from owl_celery.types import Outcome
-from owl_celery.wire import Started, encode_event
+from owl_celery.wire import Event, encode_event
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +61,7 @@ class Outbox:
         self._thread: threading.Thread | None = None
         self._is_down = False
 
-    def put(self, event: Started | Outcome) -> None:
+    def put(self, event: Event) -> None:
         """Append an event and wake the thread, which is started by the first one."""
         text = encode_event(event)
         with self._lock:

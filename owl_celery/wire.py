@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Final, NamedTuple, Self, TypeVar
+from typing import Annotated, Any, Final, NamedTuple, Self, TypeAlias, TypeVar
 
 from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
 from pydantic_core import from_json
@@ -318,17 +318,33 @@ class Started:
     service_seconds: float | None = None
 
 
-EVENTS: Final[Mapping[str, type[Started | Outcome]]] = {"start": Started, "end": Outcome}
+@dataclass(frozen=True, slots=True)
+class Discarded:
+    """Event: a worker took a task and did not run it, since it had expired or was revoked."""
+
+    task_id: str
+    decision_id: str
+    attempt: int
+    task_type: str
+    queue: str
+    worker_id: str
+    gpu_model: str
+    service_seconds: float | None = None
 
 
-def encode_event(event: Started | Outcome) -> str:
+Event: TypeAlias = Started | Discarded | Outcome
+EVENTS: Final[Mapping[str, type[Event]]] = {"start": Started, "drop": Discarded, "end": Outcome}
+KINDS: Final = {kind: name for name, kind in EVENTS.items()}
+
+
+def encode_event(event: Event) -> str:
     """Encode an event for the stream."""
-    kind = "start" if isinstance(event, Started) else "end"
+    kind = KINDS[type(event)]
     body = {name: value for name, value in asdict(event).items() if value is not None}
     return dumps({"e": kind, **body})
 
 
-def decode_event(text: str | bytes) -> Started | Outcome | None:
+def decode_event(text: str | bytes) -> Event | None:
     """Read an event from the stream; None when it makes no sense."""
     try:
         body = from_json(text)

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from kombu.connection import Connection
 
-from owl_celery.brokers.base import Owner, Permit, Place, Seen
+from owl_celery.brokers.base import Contents, Owner, Permit, Place, Seen
 from owl_celery.errors import BrokerError
 from owl_celery.redis_trouble import reason_of
 from owl_celery.wire import header_in
@@ -76,6 +76,10 @@ class AmqpBroker:
         """Count what waits in each queue, one round trip a queue; 0 for a missing one."""
         with self._open():
             return {queue: self._depth(queue) or 0 for queue in queues}
+
+    def contents(self, queue: str, most: int) -> Contents | None:
+        """Read nothing: what is looked at would have to be taken and given back."""
+        return None
 
     def peek(self, queues: Sequence[str], each: int, wanted: int) -> Mapping[str, Sequence[Seen]]:
         """Show the oldest few of what waits, and hold it until ``release``.

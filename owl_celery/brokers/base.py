@@ -75,6 +75,23 @@ class Seen(NamedTuple):
     text: str
 
 
+class Contents(NamedTuple):
+    """What the messages that wait in a queue say of their service times.
+
+    Parameters
+    ----------
+    messages
+        How many were read, the oldest ones.
+    predicted_count, predicted_seconds
+        Those of them that carry a prediction for this queue, and the sum of these.
+
+    """
+
+    messages: int
+    predicted_count: int
+    predicted_seconds: float
+
+
 class Broker(Protocol):
     """Looks into queues. Used by the controller only, from one thread at a time.
 
@@ -96,6 +113,9 @@ class Broker(Protocol):
 
     def depths(self, queues: Sequence[str]) -> dict[str, int]:
         """Count the messages that wait in each queue; a queue is left out where unknown."""
+
+    def contents(self, queue: str, most: int) -> Contents | None:
+        """Sum up the oldest ``most`` messages that wait in a queue; None where unreadable."""
 
     def peek(self, queues: Sequence[str], each: int, wanted: int) -> Mapping[str, Sequence[Seen]]:
         """Show some of what waits, in the order in which it will leave; ``release`` after it.
@@ -184,6 +204,10 @@ class BlindBroker:
     def depths(self, queues: Sequence[str]) -> dict[str, int]:
         """Know nothing."""
         return {}
+
+    def contents(self, queue: str, most: int) -> Contents | None:
+        """Read nothing."""
+        return None
 
     def peek(self, queues: Sequence[str], each: int, wanted: int) -> Mapping[str, Sequence[Seen]]:
         """See nothing."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from kombu.connection import Connection
 from redis import Redis
 
-from owl_celery.brokers.base import TIMEOUT_SECONDS, Owner, Permit, Place, Seen
+from owl_celery.brokers.base import TIMEOUT_SECONDS, Contents, Owner, Permit, Place, Seen
 from owl_celery.brokers.poison import fail_task
 from owl_celery.errors import BrokerError
 from owl_celery.redis_trouble import reason_of
@@ -80,6 +80,7 @@ class RedisBroker:
         self.has_more = False
         self.peek_disturbs = False
         self._count = lua("depths")
+        self._contents = lua("contents")
         self._ends = lua("ends")
         self._take = lua("redirected", "permit", "take")
         self._move = lua("redirected", "move")
@@ -97,6 +98,14 @@ class RedisBroker:
             count = client.register_script(self._count)
             names = [name for queue in queues for name in self._lists(queue)]
             return dict(zip(queues, map(int, count(names, [steps])), strict=True))
+
+    def contents(self, queue: str, most: int) -> Contents | None:
+        """Sum up the oldest ``most`` messages that wait in a queue, in one round trip."""
+        with self._open() as client:
+            script = client.register_script(self._contents)
+            reply = script(self._lists(queue), [queue, most, PEEKED_BYTES])
+            count, predicted, seconds = reply
+            return Contents(int(count), int(predicted), float(seconds))
 
     def peek(self, queues: Sequence[str], each: int, wanted: int) -> Mapping[str, Sequence[Seen]]:
         """Show some of what waits, in the order in which it will leave, in one round trip."""

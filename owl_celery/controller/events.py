@@ -10,7 +10,7 @@ from redis.exceptions import ResponseError
 from owl_celery.redis_state import RedisState
 from owl_celery.sanity import sane
 from owl_celery.types import Outcome, TryState
-from owl_celery.wire import Started, decode_event
+from owl_celery.wire import Discarded, Event, Started, decode_event
 
 
 class Entry(NamedTuple):
@@ -29,7 +29,7 @@ class Entry(NamedTuple):
 
     cursor: str
     at: float
-    event: Started | Outcome | None
+    event: Event | None
 
 
 def read_events(state: RedisState, cursor: str, limit: int) -> list[Entry]:
@@ -113,7 +113,7 @@ def entries_of(reply: Sequence[tuple[str, dict[str, str] | None]]) -> list[Entry
     return entries
 
 
-def checked(event: Started | Outcome | None) -> Started | Outcome | None:
+def checked(event: Event | None) -> Event | None:
     """The event; None when one of its values is absurd.
 
     Examples
@@ -126,13 +126,13 @@ def checked(event: Started | Outcome | None) -> Started | Outcome | None:
     """
     if isinstance(event, Outcome):
         return sane(event)
-    # A start has the names, and by and large the numbers, of an outcome.
+    # The others have the names, and by and large the numbers, of an outcome.
     if event is None or sane(_as_outcome(event)) is None:
         return None
     return event
 
 
-def _as_outcome(event: Started) -> Outcome:
+def _as_outcome(event: Started | Discarded) -> Outcome:
     return Outcome(
         task_id=event.task_id,
         decision_id=event.decision_id,

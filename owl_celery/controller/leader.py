@@ -11,6 +11,7 @@ from typing import Any, Final
 from redis.exceptions import RedisError
 
 from owl_celery.brokers.base import Broker
+from owl_celery.controller.audit import Audit
 from owl_celery.controller.beats import Beats
 from owl_celery.controller.events import Entry, read_events, read_last_events
 from owl_celery.controller.health import Health, Troubles
@@ -27,7 +28,7 @@ from owl_celery.records import Knowledge, decode_record
 from owl_celery.redis_state import RedisState
 from owl_celery.settings import Settings
 from owl_celery.store.base import FIRST_CURSOR, Store
-from owl_celery.wire import Started, bounded_seconds, mode_of, unknown_mode
+from owl_celery.wire import Discarded, Started, bounded_seconds, mode_of, unknown_mode
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +94,7 @@ class Leader:
             state, settings, open_store, make_policy(settings), lease.fence, troubles, self.now
         )
         self.ledger = LoadLedger(settings.heartbeat_ttl_seconds, self.learner.host.predict)
+        self._audit = Audit(broker, self.ledger, self.now)
         self._moving = Moving(
             state,
             broker,
@@ -175,6 +177,8 @@ class Leader:
         if now >= self._forget_at:
             self._forget_at = now + FORGET_QUEUES_SECONDS
             self._assigned.drop(totals, self.ledger.queue_names, now)
+        if self._depths:
+            self._look_into_queues(now)
         knowledge = self.learner.host.knowledge or self._first_knowledge
         load = self._move(self.ledger.load(now), totals, knowledge, now)
         if entries or load.running or any(load.waiting_count):
@@ -269,8 +273,16 @@ class Leader:
             at = now - bounded_seconds(redis_time - entry.at)
             if isinstance(entry.event, Started):
                 self.ledger.start(entry.event, at)
+            elif isinstance(entry.event, Discarded):
+                self.ledger.discard(entry.event, at)
             elif entry.event is not None:
                 self.ledger.end(entry.event, at)
+
+    def _look_into_queues(self, now: float) -> None:
+        try:
+            self._audit.step(now)
+        except BrokerError as error:
+            self._broker_failed(error)
 
     def _move(
         self, load: Load, known: Collection[str], knowledge: EncodedKnowledge | None, now: float

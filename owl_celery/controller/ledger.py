@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from owl_celery.brokers.base import Contents
 from owl_celery.controller.load import Load, Move
 from owl_celery.controller.running import Recent, Running, RunningTasks
 from owl_celery.controller.waiting import Waiting
 from owl_celery.types import Outcome
-from owl_celery.wire import Heartbeat, Started
+from owl_celery.wire import Discarded, Heartbeat, Started
 
 SHORTEST_SECONDS: Final = 1e-3
 WEDGED_SECONDS: Final = 15.0
@@ -173,6 +174,23 @@ class LoadLedger:
         if self._running.end(outcome.worker_id, outcome.task_id, outcome.key, at):
             counted = self.counted_seconds(outcome.decision_id, outcome.predicted_seconds)
             self._leave(outcome.queue, counted, at)
+
+    def discard(self, event: Discarded, at: float) -> None:
+        """Note that a worker took a task and did not run it, at ``at``."""
+        key = f"{event.task_id}:{event.decision_id}:{event.attempt}"
+        if self._running.end(event.worker_id, event.task_id, key, at):
+            counted = self.counted_seconds(event.decision_id, event.service_seconds)
+            self._leave(event.queue, counted, at)
+
+    def waiting_names(self) -> list[str]:
+        """Queues in which tasks wait."""
+        return [name for name, q in self._queues.items() if q.waiting and q.waiting.count]
+
+    def audit(self, name: str, contents: Contents) -> None:
+        """Go by what the messages say that wait in a queue."""
+        queue = self._queues.get(name)
+        if queue is not None and queue.waiting is not None and contents.messages:
+            queue.waiting.audited(*contents)
 
     def counted_seconds(self, decision_id: str, predicted: float | None) -> float | None:
         """What a task counts in the queue it is in; ``predicted`` when it was first sent."""

@@ -17,9 +17,9 @@ class Waiting:
 
     Producers say how many tasks and seconds they ever sent there, workers say which tasks they
     took out, and the broker says how many wait. A task is in the queue a little before its
-    producer has reported it, so the sums are not forced to the depth at once: what is reported is
-    always ``depth`` times the mean of the sums, while the sums themselves follow the depth within
-    seconds. Nothing can leak: an empty queue holds exactly 0 seconds.
+    producer has reported it, so the sums are not forced to the depth at once, but follow it within
+    seconds. Until then a task too many in the queue counts as a usual one, and of tasks too few
+    each is missed equally. Nothing can leak: an empty queue holds exactly 0 seconds.
 
     Tasks sent without a prediction are counted apart, and weigh what tasks take there at present.
 
@@ -105,11 +105,15 @@ class Waiting:
         """
         mean = self.mean_seconds(served_seconds)
         guessed = self._unpredicted * (served_seconds or mean)
-        each = mean
-        if self._sum_count >= 0.5:
-            each = (self._sum_seconds + guessed) / self._sum_count
-            if not mean / MAX_DEVIATION <= each <= mean * MAX_DEVIATION:
-                each = mean
+        each, known = mean, self._sum_seconds + guessed
+        # Never a quotient of two small sums: after a few tasks of a queue that was new to us, or
+        # had been moved here, it could be anything, and would last.
+        if self._sum_count > depth:
+            each = known / self._sum_count
+        elif depth:
+            each = (known + (depth - self._sum_count) * mean) / depth
+        if not mean / MAX_DEVIATION <= each <= mean * MAX_DEVIATION:
+            each = mean
         self.count, self.seconds = depth, depth * each
         relax_seconds = RELAX_SECONDS if depth else RELAX_EMPTY_SECONDS
         share = min(elapsed_seconds / relax_seconds, 1.0)
@@ -120,6 +124,17 @@ class Waiting:
         self._sum_seconds += share * (depth * mean - guessed - self._sum_seconds)
         if not depth:
             self._unpredicted -= share * self._unpredicted
+
+    def audited(self, count: int, predicted_count: int, predicted_seconds: float) -> None:
+        """Go by the messages themselves, of which ``count`` >= 1 were read, the oldest.
+
+        Those that were not read are as was thought of all.
+        """
+        depth = max(self.count, count)
+        unread_seconds = (depth - count) * self.seconds / self.count if self.count else 0.0
+        self._sum_count = depth
+        self._sum_seconds = predicted_seconds + unread_seconds
+        self._unpredicted = count - predicted_count
 
     def guess(self, served_seconds: float) -> None:
         """Go by the sums alone, where the broker cannot tell the depth."""

@@ -15,10 +15,11 @@ from redis import Redis
 
 from owl_celery.brokers import open_broker, redis
 from owl_celery.brokers.amqp import AmqpBroker
-from owl_celery.brokers.base import BlindBroker, Broker
+from owl_celery.brokers.base import BlindBroker, Broker, Contents
 from owl_celery.brokers.redis import RedisBroker
 from owl_celery.errors import BrokerError
 from owl_celery.wire import TaskHeader
+from tests.routed import send_routed
 
 pytestmark = pytest.mark.integration
 
@@ -377,3 +378,25 @@ def test_a_lost_connection_is_opened_anew(make_app: Make, redis_url: str) -> Non
 )
 def test_the_address_decides(make_app: Make, address: str, kind: type) -> None:
     assert type(open_broker(make_app(address))) is kind
+
+
+def test_contents_sums_up_the_predictions_for_this_queue(make_app: Make, redis_url: str) -> None:
+    app = make_app()
+    send_routed(app, "gpu.a.0", 1, 2)
+    send_routed(app, "gpu.a.0", 3, header={"service_seconds": 1e-05}, priority=9)
+    send_routed(app, "gpu.a.0", 4, header={"queue": "gpu.a.1"})  # moved here
+    send_routed(app, "gpu.a.0", 5, header={"service_seconds": None})
+    send_routed(app, "gpu.a.0", 6, header={"task_type": 'x", "s": 99, "y": "}'})
+    send(app, "gpu.a.0", "without our header")
+    broker = open_broker(app)
+    # Of the sixth our parser sees a part only, and nothing in it that is not there.
+    assert broker.contents("gpu.a.0", 100) == Contents(7, 3, 4.00001)
+    assert broker.contents("gpu.a.0", 2) == Contents(2, 2, 4.0)
+    assert broker.contents("gpu.empty.0", 2) == Contents(0, 0, 0.0)
+    broker.close()
+
+
+def test_contents_of_a_broker_that_cannot_be_read_are_unknown(make_app: Make) -> None:
+    broker = open_broker(make_app("memory://"))
+    assert broker.contents("gpu.a.0", 100) is None
+    broker.close()

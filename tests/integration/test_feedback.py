@@ -11,14 +11,16 @@ from celery import Celery, Task, signals
 from celery.contrib.testing.worker import start_worker
 from celery.exceptions import Reject
 from celery.result import AsyncResult
+from celery.worker.state import revoked as revoked_tasks
 
 from owl_celery.feedback import Feedback
 from owl_celery.gpus import CurrentGpu
 from owl_celery.outbox import Outbox
 from owl_celery.redis_state import RedisState
 from owl_celery.settings import Settings
+from owl_celery.testing import wait_until
 from owl_celery.types import Outcome, TryState
-from owl_celery.wire import Keys, Started, TaskHeader, decode_event
+from owl_celery.wire import Discarded, Event, Keys, Started, TaskHeader, decode_event
 from tests.message_broker import MessageBroker, on_both
 
 pytestmark = [pytest.mark.integration, on_both]
@@ -43,12 +45,16 @@ class Worker:
         self.outbox = Outbox(self.state, Settings())
         self.feedback = Feedback(self.app, self.outbox, OneGpu())
 
+    def all_events(self) -> list[Event | None]:
+        """Whatever is on the stream."""
+        entries: Any = self.state.client.xrange(self.state.keys.events)
+        return [decode_event(fields["e"]) for _, fields in entries]
+
     def events(self, outcomes: int) -> tuple[list[Started], list[Outcome]]:
         """Wait for so many outcomes; then starts and outcomes in order."""
         deadline = time.monotonic() + 10.0
         while True:
-            entries: Any = self.state.client.xrange(self.state.keys.events)
-            events = [decode_event(fields["e"]) for _, fields in entries]
+            events = self.all_events()
             ended = [event for event in events if isinstance(event, Outcome)]
             if len(ended) >= outcomes:
                 return [event for event in events if isinstance(event, Started)], ended
@@ -231,3 +237,24 @@ def test_an_error_in_a_handler_is_counted_and_never_raised(worker: Worker) -> No
         assert broken.errors["prerun"] == 1
     finally:
         broken.disconnect()
+
+
+@pytest.mark.parametrize("reason", ["expired", "revoked"])
+def test_a_task_that_never_ran_is_reported_as_discarded(worker: Worker, reason: str) -> None:
+    header = TaskHeader(
+        "d1", "gpu.a.0", "q_learning", "work", time.time(), service_seconds=0.5
+    ).encode()
+    if reason == "expired":
+        result = send(worker, "work", expires=1e-6, headers={"owl": header})
+    else:
+        # The worker takes the order while it waits for tasks, before the one that it is about.
+        result = worker.app.tasks["work"].signature(task_id="to-revoke").freeze()
+        worker.app.control.revoke(result.id)
+        wait_until(lambda: result.id in revoked_tasks, "the order to revoke")
+        send(worker, "work", task_id=result.id, headers={"owl": header})
+    (event,) = wait_until(worker.all_events, "an event")
+    assert isinstance(event, Discarded)
+    assert (event.task_id, event.decision_id) == (result.id, "d1")
+    assert (event.queue, event.gpu_model) == ("gpu.a.0", "V100")
+    assert (event.task_type, event.service_seconds) == ("work", 0.5)
+    assert not worker.feedback.errors

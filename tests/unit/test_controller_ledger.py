@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from owl_celery.controller.ledger import Beat, LoadLedger
 from owl_celery.controller.load import Load, Move
 from owl_celery.types import Outcome, TryState
-from owl_celery.wire import Heartbeat, Started
+from owl_celery.wire import Discarded, Heartbeat, Started
 
 TTL = 5.0
 QUEUE = "gpu.a.0"
@@ -31,6 +31,11 @@ def started(task: str, seconds: float | None = 2.0, node: str = NODE, attempt: i
     """A start on the queue of ``node``."""
     queue = node.replace("gpu", "gpu.a.").replace("@a", "")
     return Started(task, "d", attempt, "train", queue, node, "V100", seconds)
+
+
+def discarded(task: str, seconds: float | None = 2.0) -> Discarded:
+    """A task that expired, as the worker of the queue found out."""
+    return Discarded(task, "d", 0, "train", QUEUE, NODE, "V100", seconds)
 
 
 def ended(event: Started, seconds: float = 2.0, state: TryState = TryState.SUCCESS) -> Outcome:
@@ -110,6 +115,37 @@ def test_waiting_is_the_true_depth_times_the_mean_of_what_was_assigned(world: Wo
     load = world.look({QUEUE: 2})
     assert load.waiting_count == [2]
     assert load.waiting_seconds == pytest.approx([6.0], rel=0.05)
+
+
+def test_a_queue_that_comes_back_full_is_reckoned_by_the_mean_whatever_leaves_it() -> None:
+    world = World()
+    world.assign(100, 200.0)  # By others, to a worker that was away.
+    world.hear(beat(world.now))
+    for depth in range(99, 40, -1):
+        # Long and short ones, so that the sum of what has left is never near its mean.
+        seconds = 3.9 if depth % 10 < 5 else 0.1
+        task = started(f"t{depth}", seconds)
+        world.ledger.start(task, world.now)
+        world.ledger.end(ended(task), world.now)
+        load = world.look({QUEUE: depth})
+        assert load.waiting_seconds == pytest.approx([2.0 * depth], rel=0.25)
+
+
+def test_a_task_that_expires_takes_its_own_seconds_along(world: World) -> None:
+    world.assign(1, 10.0)
+    world.assign(1, 1.0)
+    world.look({QUEUE: 2})
+    world.ledger.discard(discarded("long", 10.0), world.now)
+    world.ledger.discard(discarded("long", 10.0), world.now)  # told twice
+    load = world.look({QUEUE: 1})
+    assert load.waiting_seconds == pytest.approx([1.0])
+    assert load.running == []
+
+
+def test_a_discarded_task_that_its_worker_still_lists_does_not_run(world: World) -> None:
+    world.ledger.discard(discarded("t"), world.now)
+    world.hear(beat(world.now + 0.1, active=("t",)))
+    assert world.ledger.held_count(QUEUE) == 0
 
 
 def test_a_long_task_that_leaves_takes_its_own_seconds_along(world: World) -> None:
