@@ -1,0 +1,1 @@
+"""The published load against the truth in the broker, while everything is killed at random."""
