@@ -22,6 +22,7 @@ from owl_celery.brokers.base import Owner
 from owl_celery.claims import Claims
 from owl_celery.draining import Draining
 from owl_celery.gpus import FakeGpus, GpuReader, NvmlReader, current_gpu, fake_gpu
+from owl_celery.losses import Losses, count_losses
 from owl_celery.pulse import Pulse
 from owl_celery.recovery import recover
 from owl_celery.redis_state import RedisState
@@ -94,6 +95,9 @@ class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ha
             self.settings.drain_timeout_seconds,
         )
         self._reader = self.reader or self._own_reader()
+        self._losses = Losses(
+            self.state, self.settings.max_worker_losses, lambda: self._pulse.changed()
+        )
         self._pulse = Pulse(
             self.state,
             self.settings,
@@ -102,7 +106,9 @@ class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ha
             self._reader,
             self._gpu.uuid,
             self._on_round,
+            self._losses.write,
         )
+        count_losses(parent.app, self._losses)
 
     def start(self, parent: Any) -> None:
         """Begin to beat; drain on SIGTERM in a worker with a queue of its own."""
@@ -130,6 +136,7 @@ class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ha
     def stop(self, parent: Any) -> None:
         """Take back heartbeat and claims; leave nothing in a queue that nobody serves."""
         self._pulse.stop()
+        self._losses.hand_back()
         if self._gpu.queue:
             self._draining.leave()
 

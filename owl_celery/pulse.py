@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from redis.exceptions import RedisError
 
@@ -45,6 +45,8 @@ class Pulse(threading.Thread):
         How to read its GPU; no reader without one.
     on_round
         Called in this thread some times a second.
+    write_more
+        Adds to the pipeline of each heartbeat.
 
     Attributes
     ----------
@@ -64,6 +66,7 @@ class Pulse(threading.Thread):
         reader: GpuReader | None = None,
         gpu_uuid: str = "",
         on_round: Callable[[], None] = lambda: None,
+        write_more: Callable[[Any], None] = lambda _: None,
     ) -> None:
         super().__init__(name="owl-heartbeat", daemon=True)
         self.skipped = 0
@@ -75,6 +78,7 @@ class Pulse(threading.Thread):
         self._reader = reader
         self._gpu_uuid = gpu_uuid
         self._on_round = on_round
+        self._write_more = write_more
         self._readings = GpuReadings()
         self._has_changed = threading.Event()
         self._is_stopping = threading.Event()
@@ -110,7 +114,9 @@ class Pulse(threading.Thread):
             problem = f"the heartbeat failed: {error!r}"
         self._say(problem)
         if is_full and self._reader is not None:
-            self._readings = self._reader.read(self._gpu_uuid)
+            before, self._readings = self._readings, self._reader.read(self._gpu_uuid)
+            if before.memory_free_bytes is None and self._readings.memory_free_bytes is not None:
+                self.changed()  # To be known before the first task takes some.
 
     def stop(self) -> None:
         """End the thread, then take back heartbeat and claims."""
@@ -152,6 +158,7 @@ class Pulse(threading.Thread):
         ttl = int(self._settings.heartbeat_ttl_seconds * 1000)
         with self._state.client.pipeline(transaction=False) as pipe:
             pipe.set(self._state.keys.heartbeat(heartbeat.node), heartbeat.encode(), px=ttl)
+            self._write_more(pipe)
             if is_full:
                 pipe.sadd(self._state.keys.nodes, heartbeat.node)
                 pipe.sismember(self._state.keys.drained, heartbeat.queue)

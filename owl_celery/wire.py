@@ -67,6 +67,10 @@ class Keys:
         """The same for a GPU; of one name for all applications, since there is one GPU."""
         return f"{self.prefix}owl::claim:{uuid}"
 
+    def lost(self, task_id: str) -> str:
+        """STRING, tries of a task that began and never ended, expires by itself."""
+        return self._key(f"lost:{task_id[:MAX_NAME_LENGTH]}")
+
     @property
     def assigned_count(self) -> str:
         """HASH queue -> tasks ever assigned; only grows, until idle for an hour."""

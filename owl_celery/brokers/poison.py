@@ -8,7 +8,9 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from billiard.einfo import ExceptionInfo
 from billiard.exceptions import WorkerLostError
+from celery import signals
 from celery.app.task import Context
 from kombu.serialization import loads
 
@@ -39,10 +41,7 @@ def fail_task(app: Celery, text: str, losses: int) -> None:
     message = json.loads(text)
     headers = dict(message["headers"])
     task_id, name = str(headers["id"]), str(headers["task"])
-    reason = (
-        f"The worker died {losses} times while it ran this task, which is not tried again "
-        "(OWL_MAX_WORKER_LOSSES)."
-    )
+    error = too_many_losses(losses)
     task = app.tasks.get(name)
     ignored = headers.get("ignore_result")
     if ignored is None:
@@ -50,10 +49,39 @@ def fail_task(app: Celery, text: str, losses: int) -> None:
     keeps = not ignored or (task is not None and task.store_errors_even_if_ignored)
     delivery_info = message["properties"].get("delivery_info") or {}
     request = Context({**headers, "delivery_info": delivery_info, **embedded_in(message)})
-    log.error("owl: task %r (%r): %s", name, task_id, reason)
-    app.backend.mark_as_failure(
-        task_id, WorkerLostError(reason), request=request, store_result=keeps
+    log.error("owl: task %r (%r): %s", name, task_id, error)
+    app.backend.mark_as_failure(task_id, error, request=request, store_result=keeps)
+    if task is not None:
+        announce_failure(task, task_id, error, request)
+
+
+def too_many_losses(losses: int) -> WorkerLostError:
+    """The result of a task that is given up."""
+    return WorkerLostError(
+        f"The worker died {losses} times while it ran this task, which is not tried again "
+        "(OWL_MAX_WORKER_LOSSES)."
     )
+
+
+def announce_failure(task: Any, task_id: str, error: WorkerLostError, request: Any) -> None:
+    """Send the signal ``task_failure`` as Celery does; what receivers raise is logged by it."""
+    try:
+        raise error
+    except WorkerLostError:
+        info = ExceptionInfo()
+    task.request_stack.push(request)
+    try:
+        signals.task_failure.send(
+            sender=task,
+            task_id=task_id,
+            exception=error,
+            args=request.args,
+            kwargs=request.kwargs,
+            traceback=info.traceback,
+            einfo=info,
+        )
+    finally:
+        task.request_stack.pop()
 
 
 def embedded_in(message: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,8 @@ KNOWN_COUNT: Final = 5.0
 """Samples from which on a pair's mean is good enough to judge single GPUs by."""
 
 MEAN_MEMORY: Final = 500
+MAX_SHORT: Final = 100
+"""Tries out of memory that wait for a reading of what was free."""
 
 
 class Learner:
@@ -62,6 +64,7 @@ class Learner:
         self.failures = FailureRates(self.cells)
         self.warm = WarmModels()
         self._free_bytes: dict[str, float] = {}
+        self._short: list[tuple[str, str, str]] = []
         self._publish()
 
     def learn_one(self, outcome: Outcome, now: float) -> None:
@@ -84,9 +87,22 @@ class Learner:
         )
         if outcome.state.succeeded:
             self._learn_success(outcome, row, column, now)
-        elif outcome.out_of_memory and outcome.queue in self._free_bytes:
-            self.failures.learn_shortage(row, column, self._free_bytes[outcome.queue])
+        elif outcome.out_of_memory:
+            self._short.append((outcome.task_type, outcome.gpu_model, outcome.queue))
+            self._learn_shortages()
         self._publish()
+
+    def _learn_shortages(self) -> None:
+        """Learn from tries that ran out of memory, once it is known how much was free."""
+        known = [short for short in self._short if short[2] in self._free_bytes]
+        for task_type, gpu_model, queue in known:
+            column = self.cells.column(gpu_model)
+            if task_type in self.cells.types and column is not None:
+                row = self.cells.row(task_type)
+                self.failures.learn_shortage(row, column, self._free_bytes[queue])
+        if known:
+            self._short = [short for short in self._short if short not in known]
+        del self._short[:-MAX_SHORT]
 
     def take_prior(self, seconds: Mapping[str, Mapping[str, float]], count: float) -> None:
         """Begin from service times known from elsewhere; own samples are kept where there are any.
@@ -235,6 +251,7 @@ class Learner:
         """Let what is not confirmed fade, and note how much memory is free."""
         known = np.flatnonzero(np.isfinite(fleet.free_memory_bytes)).tolist()
         self._free_bytes = {fleet.names[r]: float(fleet.free_memory_bytes[r]) for r in known}
+        self._learn_shortages()
         self.speeds.relax(self.mean_seconds, now)
         self.failures.fade(self.mean_seconds, now)
         self._publish()
@@ -276,6 +293,7 @@ class Learner:
             "mean_seconds": self.mean_seconds,
             "warm": self.warm.state(),
             "free_bytes": self._free_bytes,
+            "short": [list(short) for short in self._short],
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -296,6 +314,7 @@ class Learner:
             fresh.refused_count = int(state["refused_count"])
             fresh.mean_seconds = float(state["mean_seconds"])
             fresh.warm = WarmModels.of(state["warm"])
+            fresh._short = [(str(t), str(m), str(q)) for t, m, q in state.get("short", ())]
             fresh._free_bytes = {str(k): float(v) for k, v in state["free_bytes"].items()}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StateError("The saved policy state lacks a part.") from error

@@ -9,17 +9,28 @@ import signal
 import time
 from typing import Any
 
-from celery import Celery
+from celery import Celery, signals
 from redis import Redis
 
 from owl_celery import install
-from owl_celery.gpus import current_gpu
+from owl_celery.gpus import FAKE_MEMORY_BYTES, GIBIBYTE, current_gpu
+from owl_celery.installation import parts_of
+from owl_celery.testing import wait_until
+from owl_celery.wire import Keys
 
 URL = os.environ.get("TEST_REDIS_URL", "redis://127.0.0.1:1/0")
 
 app = Celery("gpus", broker=os.environ.get("TEST_BROKER_URL", URL), backend=URL)
 app.conf.owl_embed_controller = False
 install(app)
+
+
+@signals.task_failure.connect
+def note_failure(task_id: str, exception: BaseException, **_: Any) -> None:
+    """Note what Celery tells of a failed task, and fail too, as receivers of users may."""
+    with Redis.from_url(URL, decode_responses=True) as client:
+        client.rpush("failures", f"{task_id} {type(exception).__name__}")
+    raise ValueError("a receiver that fails")
 
 
 @app.task
@@ -58,10 +69,44 @@ def die_once() -> None:
     die()
 
 
-@app.task
-def kill_worker() -> None:
+@app.task(default_retry_delay=0, max_retries=None)
+def die_for_ever() -> None:
+    """Do the same, to be tried again without end."""
+    die()
+
+
+@app.task(retry_on_worker_lost=False)
+def die_and_return() -> None:
+    """Do the same, and have the message go back to its queue."""
+    die()
+
+
+@app.task(bind=True)
+def kill_worker(self: Any) -> None:
     """Kill the worker, and not only the process that runs the task."""
     with Redis.from_url(URL, decode_responses=True) as client:
         client.rpush("ran", f"kill {os.getpid()}")
+        begun = int(client.get(f"runs:{self.request.id}") or 0) + 1
+        client.incr(f"runs:{self.request.id}")
+        key = Keys("gpus").lost(self.request.id)
+        wait_until(lambda: int(client.get(key) or 0) == begun, "its worker to tell of the try")
     os.kill(os.getppid(), signal.SIGKILL)
     time.sleep(60.0)  # Linux ends it with its parent.
+
+
+@app.task
+def exhaust() -> None:
+    """Fail as NumPy does."""
+    raise MemoryError("Unable to allocate 1.00 TiB")
+
+
+@app.task(bind=True, autoretry_for=(RuntimeError,), default_retry_delay=0)
+def fill(self: Any, gibibytes: int) -> list[str]:
+    """Fail as PyTorch does where the virtual GPU has less memory; tell where it ran."""
+    with Redis.from_url(URL, decode_responses=True) as client:
+        client.rpush("filled", current_gpu().queue)
+    sync = parts_of(app).sync
+    wait_until(lambda: sync.free_memory_bytes(current_gpu().queue), "a view")
+    if FAKE_MEMORY_BYTES[current_gpu().model] < gibibytes * GIBIBYTE:
+        raise RuntimeError(f"CUDA out of memory. Tried to allocate {gibibytes}.00 GiB")
+    return [current_gpu().queue, *self.request.owl["tried"]]

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from billiard.exceptions import WorkerLostError
 
 from owl_celery.brokers import open_broker
 from owl_celery.controller import rescue
@@ -151,21 +150,6 @@ def test_what_a_killed_worker_ran_runs_again_when_it_is_back(cluster: Cluster) -
     wait_until(lambda: cluster.broker.held() == 0, "all acknowledgements")
     if cluster.broker.is_redis:
         assert "they run again" in cluster.log(node)
-
-
-def test_a_task_that_kills_its_worker_fails_in_the_end(cluster: Cluster) -> None:
-    task = cluster.app.send_task("tests.integration.gpu_app.kill_worker", queue=QUEUES[0])
-    for _ in range(2):
-        node = cluster.start("gpu0", {**LANES[0], "OWL_MAX_WORKER_LOSSES": "2"})
-        cluster.processes[node].wait(60.0)
-
-    node = cluster.start("gpu0", {**LANES[0], "OWL_MAX_WORKER_LOSSES": "2"})
-
-    with pytest.raises(WorkerLostError, match="died 2 times"):
-        task.get(timeout=60)
-    cluster.ready(node)
-    assert cluster.ran() == ["kill", "kill"]
-    assert cluster.broker.held() == 0
 
 
 @pytest.fixture

@@ -8,10 +8,11 @@ import pickle
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from billiard.exceptions import WorkerLostError
-from celery import Celery
+from celery import Celery, signals
 from kombu.transport.virtual import Message
 from redis import Redis
 
@@ -195,6 +196,17 @@ def test_a_task_that_kills_three_workers_fails_with_a_reason(
     app: Celery, broker: RedisBroker, held: Held, client: Redis, redis_url: str
 ) -> None:
     app.conf.result_backend = redis_url
+
+    @app.task(name="proj.deadly", shared=False)
+    def deadly(_: int) -> None:
+        """Run nowhere here."""
+
+    told: list[str] = []
+
+    def listen(sender: Any, task_id: str, einfo: Any, **_: Any) -> None:
+        told.append(f"{sender.name} {task_id} {einfo.type.__name__}")
+
+    signals.task_failure.connect(listen)
     errback = app.signature("proj.after", queue="errbacks")
     result = app.send_task("proj.deadly", (1,), queue=DEAD, link_error=errback)
     for _ in range(2):
@@ -211,6 +223,7 @@ def test_a_task_that_kills_three_workers_fails_with_a_reason(
     assert numbers_in(client, DEAD) == [2]
     assert (client.hlen("unacked"), client.zcard("unacked_index")) == (0, 0)
     assert client.llen("errbacks") == 1
+    assert told == [f"proj.deadly {result.id} WorkerLostError"]
 
 
 @pytest.mark.parametrize("hangs", [False, True])

@@ -1,0 +1,222 @@
+"""Tasks that kill who runs them: how often, and giving up on them; in the worker's parent.
+
+Celery asks a task for the class of its requests, and here that class is extended. What it counts is
+tries that have begun and not ended, so that a worker which is killed has counted already.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any, Final
+
+from billiard.einfo import ExceptionWithTraceback
+from billiard.exceptions import WorkerLostError
+from celery import Celery
+from celery.utils.imports import symbol_by_name
+from celery.worker.state import task_ready
+from redis.exceptions import RedisError
+
+from owl_celery.brokers.poison import announce_failure, too_many_losses
+from owl_celery.memory_errors import KernelKills
+from owl_celery.redis_state import RedisState
+
+log = logging.getLogger(__name__)
+
+REMEMBERED_SECONDS: Final = 86_400
+KILLED: Final = "signal 9"
+
+
+class MemoryErrorOfTask(Exception):
+    """A task's own ``MemoryError``, by a name for which Celery does not end the worker."""
+
+
+class Losses:
+    """Counts the tries of each task that began and never ended.
+
+    Beginnings and ends go to Redis with the next heartbeat; of a short task neither does. Where
+    Redis does not answer nothing counts, and tasks run.
+
+    Parameters
+    ----------
+    state
+        Where the counts are.
+    limit
+        Tries that may be lost before a task is given up; 0 for no limit, and then nothing counts.
+    changed
+        Asks for a heartbeat.
+
+    """
+
+    def __init__(self, state: RedisState, limit: int, changed: Callable[[], None]) -> None:
+        self.limit = limit
+        self._state = state
+        self._changed = changed
+        self._lock = threading.Lock()
+        self._is_told: dict[str, bool] = {}
+        self._ended: set[str] = set()
+
+    def begin(self, task_id: str) -> None:
+        """Note that a try begins."""
+        if self.limit:
+            with self._lock:
+                self._is_told[task_id] = False
+            self._changed()
+
+    def end(self, task_id: str, has_count: bool = False) -> None:
+        """Note that a try ended as it should; ``has_count`` when earlier ones were lost."""
+        with self._lock:
+            if self._is_told.pop(task_id, False) or (has_count and self.limit):
+                self._ended.add(task_id)
+
+    def write(self, pipe: Any) -> None:
+        """Add to a pipeline what Redis has not been told."""
+        with self._lock:
+            begun = [task_id for task_id, is_told in self._is_told.items() if not is_told]
+            self._is_told.update(dict.fromkeys(begun, True))
+            ended, self._ended = self._ended, set()
+        for task_id in begun:
+            self._add(pipe, task_id)
+        if ended:
+            pipe.delete(*map(self._state.keys.lost, ended))
+
+    def lost(self, task_id: str) -> int:
+        """Note that a try was lost; how many were, this one included, and 0 if unknown."""
+        if not self.limit:
+            return 0
+        with self._lock:
+            is_told = self._is_told.pop(task_id, False)
+        return self._ask(task_id, has_to_add=not is_told)
+
+    def count(self, task_id: str) -> int:
+        """Tries that were lost; 0 if unknown."""
+        return self._ask(task_id) if self.limit else 0
+
+    def hand_back(self) -> None:
+        """Note that this worker stops, and what it holds is not lost."""
+        with self._lock:
+            held = [task_id for task_id, is_told in self._is_told.items() if is_told]
+            self._is_told.clear()
+        try:
+            with self._state.client.pipeline(transaction=False) as pipe:
+                for task_id in held:
+                    pipe.decr(self._state.keys.lost(task_id))
+                self.write(pipe)
+                pipe.execute()
+        except RedisError:
+            return  # The heartbeat has said that Redis is away; each counts as lost once.
+
+    def _add(self, pipe: Any, task_id: str) -> None:
+        key = self._state.keys.lost(task_id)
+        pipe.incr(key)
+        pipe.expire(key, REMEMBERED_SECONDS)
+
+    def _ask(self, task_id: str, has_to_add: bool = False) -> int:
+        try:
+            with self._state.client.pipeline(transaction=False) as pipe:
+                if has_to_add:
+                    self._add(pipe, task_id)
+                pipe.get(self._state.keys.lost(task_id))
+                return int(pipe.execute()[-1] or 0)
+        except (RedisError, ValueError):
+            return 0
+
+
+def count_losses(app: Celery, losses: Losses, kills: KernelKills | None = None) -> None:
+    """Have the requests of all tasks count; called before the worker consumes.
+
+    Parameters
+    ----------
+    kills
+        How often the kernel has killed a process for lack of memory.
+
+    """
+    for task in app.tasks.values():
+        task.Request = counted(symbol_by_name(task.Request), losses, kills or KernelKills())
+
+
+def counted(base: Any, losses: Losses, kills: KernelKills) -> Any:
+    """Extend a class of requests."""
+
+    class CountedRequest(base):  # type: ignore[misc]  # Celery has no types
+        """Gives up on a task that was lost too often."""
+
+        _owl_kills = 0
+        _owl_is_lost = False
+
+        def on_accepted(self, pid: int, time_accepted: float) -> None:
+            self._owl_kills = kills.count()
+            if self.task.acks_late:
+                losses.begin(self.id)
+            super().on_accepted(pid, time_accepted)
+
+        def acknowledge(self) -> None:
+            super().acknowledge()
+            self._owl_end()
+
+        def reject(self, requeue: bool = False) -> None:
+            super().reject(requeue)
+            self._owl_end()
+
+        def revoked(self) -> bool:
+            """Celery asks just before a task runs; most have never been delivered before."""
+            if super().revoked():
+                return True
+            if not self.delivery_info.get("redelivered"):
+                return False
+            count = losses.count(self.id)
+            if not losses.limit or count < losses.limit:
+                return False
+            if not self._owl_give_up(count):
+                self.reject(requeue=True)
+            self._already_revoked = True
+            return True
+
+        def on_failure(
+            self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False
+        ) -> Any:
+            error = exc_info.exception
+            if isinstance(error, ExceptionWithTraceback):
+                error = error.exc
+            is_lost = isinstance(error, WorkerLostError | SystemExit | KeyboardInterrupt)
+            if isinstance(error, MemoryError):
+                exc_info.exception = MemoryErrorOfTask(*error.args)
+            if not is_lost or self._already_cancelled or self._already_revoked:
+                return super().on_failure(exc_info, send_failed_event, return_ok)
+            if KILLED in str(error) and kills.count() > self._owl_kills:
+                error.__cause__ = MemoryError("Linux has killed a process for lack of memory.")
+            self._owl_is_lost = True
+            count = losses.lost(self.id)
+            if losses.limit and count >= losses.limit and self._owl_give_up(count):
+                return None
+            try:
+                # So that the router, when the task is sent again, sees why.
+                raise error
+            except BaseException:
+                return super().on_failure(exc_info, send_failed_event, return_ok)
+
+        def _owl_end(self) -> None:
+            if not self._owl_is_lost:
+                is_again = self.delivery_info.get("redelivered") or self.request_dict.get("retries")
+                losses.end(self.id, bool(is_again))
+
+        def _owl_give_up(self, count: int) -> bool:
+            """Let the task fail; False when its result cannot be stored, and it goes on."""
+            error = too_many_losses(count)
+            log.error("owl: task %r (%r): %s", self.name, self.id, error)
+            try:
+                self.task.backend.mark_as_failure(
+                    self.id, error, request=self._context, store_result=self.store_errors
+                )
+            except Exception as problem:
+                log.error("owl: the failure of a task cannot be stored: %r", problem)
+                return False
+            task_ready(self)
+            self.acknowledge()
+            losses.end(self.id, has_count=True)
+            self.send_event("task-failed", exception=repr(error), traceback="")
+            announce_failure(self.task, self.id, error, self._context)
+            return True
+
+    return CountedRequest
