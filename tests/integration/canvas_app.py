@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import Any
 
-from celery import Celery
+from celery import Celery, chain, group
+from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 
 from owl_celery import install
 
 ROUTED = "OWL_TEST_ROUTED"
 
 
-def make_app(url: str, *, is_routed: bool) -> Celery:
+def make_app(url: str, redis_url: str, *, is_routed: bool) -> Celery:
     """Make the application; both kinds differ in nothing but ``install(app)``."""
-    app = Celery("canvas", broker=url, backend=url, set_as_current=False)
+    app = Celery("canvas", broker=url, backend=redis_url, set_as_current=False)
     app.conf.update(
         broker_connection_retry_on_startup=True,
         result_extended=True,
@@ -22,7 +24,7 @@ def make_app(url: str, *, is_routed: bool) -> Celery:
         task_queue_max_priority=None,
     )
     if is_routed:
-        install(app, namespace="canvas")
+        install(app, namespace="canvas", redis_url=redis_url)
     add_tasks(app)
     return app
 
@@ -94,6 +96,85 @@ def add_tasks(app: Celery) -> None:
     def become(self: Any, x: int, y: int) -> Any:
         return self.replace(app.tasks["add"].s(x, y))
 
+    @app.task(name="become_chain", bind=True, shared=False)
+    def become_chain(self: Any, x: int) -> Any:
+        add = app.tasks["add"]
+        return self.replace(chain(add.s(x, 1), add.s(1)))
+
+    @app.task(name="become_group", bind=True, shared=False)
+    def become_group(self: Any, x: int) -> Any:
+        return self.replace(group(app.tasks["add"].s(x, number) for number in range(3)))
+
+    @app.task(name="add_to_chord", bind=True, shared=False)
+    def add_to_chord(self: Any, x: int) -> int:
+        self.add_to_chord(app.tasks["add"].s(x, x))
+        return x
+
+    @app.task(name="wait", shared=False)
+    def wait(key: str, seconds: float = 30.0) -> str:
+        app.backend.client.rpush(key, "begun")
+        time.sleep(seconds)
+        return "waited"
+
+    @app.task(name="hurried", soft_time_limit=0.3, time_limit=20.0, shared=False)
+    def hurried() -> str:
+        try:
+            time.sleep(20.0)
+        except SoftTimeLimitExceeded:
+            return "in a hurry"
+        return "done"
+
+    @app.task(name="cut_off", time_limit=0.5, shared=False)
+    def cut_off() -> None:
+        time.sleep(20.0)
+
+    @app.task(name="reject", acks_late=True, shared=False)
+    def reject(key: str) -> None:
+        app.backend.client.rpush(key, "rejected")
+        raise Reject("not mine", requeue=False)
+
+    @app.task(name="reject_once", bind=True, acks_late=True, shared=False)
+    def reject_once(self: Any, key: str) -> int:
+        tries = int(app.backend.client.rpush(key, "tried"))
+        if tries < 2:
+            raise Reject("again", requeue=True)
+        return tries
+
+    @app.task(name="ignore", bind=True, shared=False)
+    def ignore(self: Any) -> None:
+        self.update_state(state="MINE", meta={"share": 0.5})
+        raise Ignore
+
+    @app.task(
+        name="auto_no",
+        autoretry_for=(Exception,),
+        dont_autoretry_for=(ValueError,),
+        default_retry_delay=0,
+        shared=False,
+    )
+    def auto_no() -> None:
+        raise ValueError("never again")
+
+    @app.task(name="retry_with_error", bind=True, max_retries=1, shared=False)
+    def retry_with_error(self: Any) -> None:
+        raise self.retry(countdown=0, exc=KeyError("mine"))
+
+    @app.task(name="retry_with_others", bind=True, shared=False)
+    def retry_with_others(self: Any, x: int, y: int = 0) -> int:
+        if self.request.retries == 0:
+            raise self.retry(args=(x + 1,), kwargs={"y": 5}, countdown=0)
+        return x + y
+
+    @app.task(name="stamps", bind=True, shared=False)
+    def stamps(self: Any, *_: Any) -> Any:
+        return self.request.stamps
+
+    @app.task(name="retry_stamps", bind=True, shared=False)
+    def retry_stamps(self: Any) -> Any:
+        if self.request.retries == 0:
+            raise self.retry(countdown=0)
+        return self.request.stamps
+
     @app.task(name="echo_headers", bind=True, shared=False)
     def echo_headers(self: Any) -> Any:
         return {"mine": getattr(self.request, "mine", None), "stamps": self.request.stamps}
@@ -105,4 +186,8 @@ def add_tasks(app: Celery) -> None:
 
 
 if ROUTED in os.environ:
-    app = make_app(os.environ["REDIS_URL"], is_routed=os.environ[ROUTED] == "1")
+    app = make_app(
+        os.environ["TEST_BROKER_URL"],
+        os.environ["TEST_REDIS_URL"],
+        is_routed=os.environ[ROUTED] == "1",
+    )

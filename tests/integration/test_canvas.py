@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,15 @@ from typing import Any
 import pytest
 from celery import Celery, chain, chord, group
 from celery.beat import ScheduleEntry, Scheduler
+from celery.canvas import StampingVisitor
 from celery.exceptions import TimeoutError as CeleryTimeoutError
+from celery.result import GroupResult
 from celery.schedules import schedule
 
 from owl_celery.embedded import EmbeddedRedis
 from owl_celery.installation import parts_of, uninstall
 from tests.integration.canvas_app import ROUTED, make_app
+from tests.message_broker import MessageBroker
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -64,9 +68,92 @@ def linked_error(app: Celery) -> Any:
 
 
 def revoked(app: Celery) -> Any:
-    result = task(app, "add").apply_async((1, 2), countdown=3)
+    result = task(app, "add").apply_async((1, 2), countdown=1.5)
     app.control.revoke(result.id)
     return get(result)
+
+
+def terminated(app: Celery) -> Any:
+    result = task(app, "wait").delay("begun")
+    began = noted(app, "begun", 1)
+    app.control.revoke(result.id, terminate=True, signal="SIGKILL")
+    error = get(result)
+    # The reason is that of the last worker that heard of it, also of those which did not run it.
+    reason = error in ("TaskRevokedError('terminated')", "TaskRevokedError('revoked')")
+    # It is not tried again, and the next one is served.
+    return began, reason, get(task(app, "add").delay(1, 2)), app.backend.client.llen("begun")
+
+
+def revoked_by_stamp(app: Celery) -> Any:
+    signature = task(app, "add").s(1, 2)
+    signature.stamp(owner="revoked")
+    app.control.revoke_by_stamped_headers({"owner": "revoked"})
+    result = signature.apply_async(countdown=1.0)
+    return get(result)
+
+
+def rejected(app: Celery) -> Any:
+    task(app, "reject").delay("rejected")
+    once = get(task(app, "reject_once").delay("tried"))
+    app.backend.client.delete("tried")
+    return noted(app, "rejected", 1), once
+
+
+def custom_state(app: Celery) -> Any:
+    result = task(app, "ignore").delay()
+    deadline = time.monotonic() + WAIT_SECONDS
+    while result.state == "PENDING" and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return result.state, result.info
+
+
+def chord_with_errbacks(app: Celery) -> Any:
+    app.backend.client.delete("errors")
+    body = task(app, "total").s().on_error(task(app, "count_errors").s())
+    error = get(chord([task(app, "add").s(1, 1), task(app, "fail").s()])(body))
+    deadline = time.monotonic() + WAIT_SECONDS
+    while app.backend.client.get("errors") is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return error.split("(")[0], app.backend.client.get("errors")
+
+
+def chain_with_errback(app: Celery) -> Any:
+    app.backend.client.delete("errors")
+    add, fail = task(app, "add"), task(app, "fail")
+    steps = chain(add.s(1, 1), fail.si(), add.si(1, 1))
+    error = get(steps.apply_async(link_error=task(app, "count_errors").s()).parent)
+    deadline = time.monotonic() + WAIT_SECONDS
+    while app.backend.client.get("errors") is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return error, app.backend.client.get("errors")
+
+
+def saved_group(app: Celery) -> Any:
+    result = group(task(app, "add").s(i, i) for i in range(3)).apply_async()
+    result.save()
+    restored = GroupResult.restore(result.id, app=app)
+    return restored.join(timeout=WAIT_SECONDS), restored.successful(), restored.completed_count()
+
+
+def graph(app: Celery) -> Any:
+    result = chain(task(app, "add").s(1, 1), task(app, "add").s(2)).apply_async()
+    return get(result), get(result.parent), [value for _, value in result.parent.collect()]
+
+
+class Owner(StampingVisitor):  # type: ignore[misc]
+    """Stamps each signature with its task."""
+
+    def on_signature(self, sig: Any, **headers: Any) -> dict[str, Any]:
+        return {"of": sig.task, "stamped_headers": ["of"]}
+
+
+def stamped_canvas(app: Celery) -> Any:
+    stamps = task(app, "stamps")
+    canvas = chain(group(stamps.s(), stamps.s()), stamps.s())
+    canvas.stamp(visitor=Owner())
+    replaced = task(app, "retry_stamps").s()
+    replaced.stamp(visitor=Owner(), append_stamps=True)
+    return get(canvas.apply_async()), get(replaced.apply_async())
 
 
 def expired(app: Celery) -> Any:
@@ -157,6 +244,62 @@ PROGRAMS: dict[str, Program] = {
     "retry of an explicit queue": lambda app: get(
         task(app, "retry_pinned").apply_async(queue="by.user")
     ),
+    "retry with its own error": lambda app: get(task(app, "retry_with_error").delay()),
+    "retry with other arguments": lambda app: get(task(app, "retry_with_others").delay(1)),
+    "dont_autoretry_for": lambda app: get(task(app, "auto_no").delay()),
+    "revoked while it runs": terminated,
+    "revoked by its stamp": revoked_by_stamp,
+    "rejected": rejected,
+    "ignored, with a state of its own": custom_state,
+    "soft time limit": lambda app: get(task(app, "hurried").delay()),
+    "hard time limit": lambda app: get(task(app, "cut_off").delay()),
+    "chord with errbacks": chord_with_errbacks,
+    "chain with an errback": chain_with_errback,
+    "group saved and restored": saved_group,
+    "results of a chain": graph,
+    "stamped canvas": stamped_canvas,
+    "group of chains": lambda app: get(
+        group(
+            chain(task(app, "add").s(i, 1), task(app, "add").s(10)) for i in range(3)
+        ).apply_async()
+    ),
+    "chord of chains": lambda app: get(
+        chord(
+            [chain(task(app, "add").s(i, 1), task(app, "add").s(10)) for i in range(3)],
+            task(app, "total").s(),
+        ).apply_async()
+    ),
+    "chain of chords": lambda app: get(
+        chain(
+            group(task(app, "add").s(i, 1) for i in range(2)),
+            task(app, "total").s(),
+            group(task(app, "add").s(i) for i in range(2)),
+            task(app, "total").s(),
+        ).apply_async()
+    ),
+    "groups in a group": lambda app: get(
+        group(
+            task(app, "add").s(1, 1), group(task(app, "add").s(2, 2), task(app, "add").s(3, 3))
+        ).apply_async()
+    ),
+    "chord of one": lambda app: get(chord([task(app, "add").s(1, 1)])(task(app, "total").s())),
+    "chord in a chord": lambda app: get(
+        chord(
+            [chord([task(app, "add").s(i, i) for i in range(2)], task(app, "total").s())] * 2,
+            task(app, "total").s(),
+        ).apply_async()
+    ),
+    "chord that grows": lambda app: get(
+        chord([task(app, "add_to_chord").s(2)])(task(app, "total").s())
+    ),
+    "replaced by a chain": lambda app: get(task(app, "become_chain").delay(1)),
+    "replaced by a group": lambda app: get(task(app, "become_group").delay(1)),
+    "replaced inside a chain": lambda app: get(
+        chain(task(app, "become_chain").s(1), task(app, "add").s(100)).apply_async()
+    ),
+    "map of a chain": lambda app: get(
+        chain(task(app, "total").map([[1, 2], [3]]), task(app, "total").s()).apply_async()
+    ),
     "replace": lambda app: get(task(app, "become").delay(1, 2)),
     "headers and stamps": stamped,
     "request": lambda app: get(task(app, "give_back").apply_async(priority=5, shadow="other")),
@@ -167,16 +310,24 @@ PROGRAMS: dict[str, Program] = {
 }
 
 
-@pytest.fixture(scope="module")
-def redis(request: pytest.FixtureRequest) -> Iterator[dict[str, EmbeddedRedis]]:
+@pytest.fixture(scope="module", params=["redis", "rabbitmq"])
+def brokers(request: pytest.FixtureRequest) -> Iterator[dict[str, MessageBroker]]:
     """A broker for each of the two applications."""
-    with EmbeddedRedis() as plain, EmbeddedRedis() as routed:
-        yield {"plain": plain, "routed": routed}
+    with ExitStack() as stack:
+        brokers = {}
+        for kind in ("plain", "routed"):
+            url = stack.enter_context(EmbeddedRedis()).url
+            brokers[kind] = MessageBroker(url, url)
+            if request.param == "rabbitmq":
+                server = request.getfixturevalue("rabbit_server")
+                address = stack.enter_context(server.virtual_host())
+                brokers[kind] = MessageBroker(url, address, server)
+        yield brokers
 
 
 @pytest.fixture(scope="module")
 def apps(
-    redis: dict[str, EmbeddedRedis], tmp_path_factory: pytest.TempPathFactory
+    brokers: dict[str, MessageBroker], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Celery]]:
     """The two applications, each with running workers."""
     folder = tmp_path_factory.mktemp("canvas")
@@ -188,13 +339,16 @@ def apps(
     # Nothing of ours consumes a queue that a user names; the users' own worker does.
     commands["user"] = [*module, "worker", "-c", "1", "-Q", "by.user", "-n", "user@%h"]
     processes: list[subprocess.Popen[bytes]] = []
-    made = {kind: make_app(redis[kind].url, is_routed=kind == "routed") for kind in redis}
+    made = {
+        kind: make_app(broker.url, broker.redis_url, is_routed=kind == "routed")
+        for kind, broker in brokers.items()
+    }
     try:
         for kind, command in commands.items():
             is_routed = kind != "plain"
             environment = {
                 **os.environ,
-                "REDIS_URL": redis["routed" if is_routed else "plain"].url,
+                **brokers["routed" if is_routed else "plain"].environment(),
                 ROUTED: str(int(is_routed)),
                 "OWL_CONTINUOUS_LEARNING_STORAGE_PATH": str(folder / "learned"),
             }
