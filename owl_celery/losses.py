@@ -21,6 +21,7 @@ from redis.exceptions import RedisError
 from owl_celery.brokers.poison import announce_failure, too_many_losses
 from owl_celery.memory_errors import KernelKills
 from owl_celery.redis_state import RedisState
+from owl_celery.wire import AGAIN_HEADER
 
 log = logging.getLogger(__name__)
 
@@ -163,7 +164,7 @@ def counted(base: Any, losses: Losses, kills: KernelKills) -> Any:
             """Celery asks just before a task runs; most have never been delivered before."""
             if super().revoked():
                 return True
-            if not self.delivery_info.get("redelivered"):
+            if not self._owl_is_again():
                 return False
             count = losses.count(self.id)
             if not losses.limit or count < losses.limit:
@@ -198,8 +199,13 @@ def counted(base: Any, losses: Losses, kills: KernelKills) -> Any:
 
         def _owl_end(self) -> None:
             if not self._owl_is_lost:
-                is_again = self.delivery_info.get("redelivered") or self.request_dict.get("retries")
-                losses.end(self.id, bool(is_again))
+                has_count = self._owl_is_again() or bool(self.request_dict.get("retries"))
+                losses.end(self.id, has_count)
+
+        def _owl_is_again(self) -> bool:
+            """Whether it was delivered before, also as the message that this is a copy of."""
+            known = self.request_dict.get(AGAIN_HEADER)
+            return bool(self.delivery_info.get("redelivered") or known)
 
         def _owl_give_up(self, count: int) -> bool:
             """Let the task fail; False when its result cannot be stored, and it goes on."""

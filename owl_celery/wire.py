@@ -18,6 +18,9 @@ from pydantic_core import from_json
 from owl_celery.types import MAX_SIZE, MIN_SIZE, Outcome, TaskView
 
 HEADER: Final = "owl"
+AGAIN_HEADER: Final = "owl_again"
+"""True on a copy of a message that was delivered before; the copy itself never was."""
+
 WIRE_VERSION: Final = 1
 MAX_NAME_LENGTH: Final = 255
 MAX_SECONDS: Final = 10.0 * 365 * 86_400

@@ -13,7 +13,7 @@ from kombu.connection import Connection
 from owl_celery.brokers.base import Contents, Owner, Permit, Place, Seen
 from owl_celery.errors import BrokerError
 from owl_celery.redis_trouble import reason_of
-from owl_celery.wire import header_in
+from owl_celery.wire import AGAIN_HEADER, header_in
 
 REBUILT_PROPERTIES: Final = {
     "application_headers",
@@ -239,13 +239,16 @@ class AmqpBroker:
             if name not in REBUILT_PROPERTIES
         }
         milliseconds = properties.pop("expiration", None)
+        headers = {k: v for k, v in message.headers.items() if k != DELIVERY_COUNT}
+        if message.delivery_info.get("redelivered"):
+            headers[AGAIN_HEADER] = True
         self._connection.Producer(self._moving).publish(
             message.body,
             routing_key=queue,
             exchange="",
             content_type=message.content_type,
             content_encoding=message.content_encoding,
-            headers={k: v for k, v in message.headers.items() if k != DELIVERY_COUNT},
+            headers=headers,
             # Publishing takes seconds, and the message carries milliseconds, as text.
             expiration=None if milliseconds is None else int(milliseconds) / 1000,
             **properties,

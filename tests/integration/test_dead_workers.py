@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from billiard.exceptions import WorkerLostError
 
 from owl_celery.brokers import open_broker
 from owl_celery.controller import rescue
@@ -32,6 +33,7 @@ LANES = tuple(
     lane_of_gpu(fake_gpu(index, "k80", HOST), is_simulated=True) for index in range(len(QUEUES))
 )
 HOLD = "tests.integration.gpu_app.hold"
+KILL = "tests.integration.gpu_app.kill_worker"
 
 
 class Watched(Cluster):
@@ -150,6 +152,28 @@ def test_what_a_killed_worker_ran_runs_again_when_it_is_back(cluster: Cluster) -
     wait_until(lambda: cluster.broker.held() == 0, "all acknowledgements")
     if cluster.broker.is_redis:
         assert "they run again" in cluster.log(node)
+
+
+@pytest.mark.parametrize("message_broker", ["rabbitmq"], indirect=True)
+def test_a_task_that_kills_one_worker_after_the_other_is_given_up(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Each rescue moves a copy, which itself was never delivered before.
+    monkeypatch.setattr(rescue, "SILENT_SECONDS", 6.0)
+    twice = {"OWL_MAX_WORKER_LOSSES": "2"}
+    nodes = [watched.start(f"gpu{index}", {**LANES[index], **twice}) for index in range(2)]
+    for node in nodes:
+        watched.ready(node)
+    header = TaskHeader("d-kill", QUEUES[0], "q_learning", HOLD, 1.7e9).encode()
+
+    task = watched.app.send_task(KILL, queue=QUEUES[0], headers={"owl": header})
+    for node in nodes:
+        watched.processes[node].wait(60.0)
+    watched.start("gpu0", {**LANES[0], **twice})
+
+    with pytest.raises(WorkerLostError, match="died 2 times"):
+        task.get(timeout=60)
+    assert watched.ran() == ["kill", "kill"]
 
 
 @pytest.fixture
