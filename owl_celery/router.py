@@ -21,6 +21,7 @@ from kombu.entity import Queue
 
 from owl_celery.errors import NoOpenQueueError
 from owl_celery.memory_errors import is_out_of_memory
+from owl_celery.sanity import sane_decision, sane_view
 from owl_celery.settings import Settings
 from owl_celery.snapshot import Snapshot
 from owl_celery.sync import ProducerSync
@@ -220,7 +221,11 @@ class LearningRouterMixin:
                     reason = reason or "no_knowledge"
                     continue
                 try:
-                    return policy.choose(task, snapshot.fleet, now), reason
+                    decision = sane_decision(policy.choose(task, snapshot.fleet, now))
+                    # An unknown queue would swallow the task.
+                    if not snapshot.fleet.is_open[snapshot.rows[decision.queue]]:
+                        raise ValueError("a queue that is not open")
+                    return decision, reason
                 except NoOpenQueueError:
                     return None, "no_open_queue"
                 except Exception as error:
@@ -238,7 +243,7 @@ class LearningRouterMixin:
         tried: frozenset[str],
     ) -> TaskView:
         try:
-            return self.task_view(name, args, kwargs, task, tried)
+            return sane_view(self.task_view(name, args, kwargs, task, tried))
         except Exception as error:
             if not self.fallbacks["bad_refinement"]:
                 log.warning(

@@ -1,11 +1,11 @@
-"""Refuses outcomes that make no sense: what comes from the stream is untrusted."""
+"""Refuses what makes no sense: outcomes from the stream, and what routers and policies say."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import Final
 
-from owl_celery.types import MAX_SIZE, MIN_SIZE, Outcome, TryState
+from owl_celery.types import MAX_SIZE, MIN_SIZE, Decision, Outcome, TaskView, TryState
 from owl_celery.wire import MAX_NAME_LENGTH, MAX_SECONDS
 
 MAX_ATTEMPT: Final = 2**31 - 1
@@ -57,6 +57,44 @@ def sane(outcome: Outcome) -> Outcome | None:
         if (value := getattr(outcome, name)) is not None and len(value) > MAX_NAME_LENGTH
     }
     return replace(outcome, **cut) if cut else outcome
+
+
+def sane_view(view: TaskView) -> TaskView:
+    """The same; a router of somebody's own may have made it.
+
+    Raises
+    ------
+    ValueError
+        When it is no description of a task, or its size is out of bounds.
+
+    """
+    if (
+        isinstance(view, TaskView)
+        and isinstance(view.task_type, str)
+        and _within(view.size, MAX_SIZE)
+        and view.size >= MIN_SIZE
+    ):
+        return view
+    raise ValueError("no description of a task")
+
+
+def sane_decision(decision: Decision) -> Decision:
+    """The same; a policy of somebody's own may have made it.
+
+    Raises
+    ------
+    ValueError
+        When it is no decision, or a number of it that travels is negative or not finite.
+
+    """
+    if (
+        isinstance(decision, Decision)
+        and isinstance(decision.algorithm, str)
+        and (decision.service_seconds is None or _within(decision.service_seconds, MAX_SECONDS))
+        and (decision.propensity is None or _within(decision.propensity, MAX_SECONDS))
+    ):
+        return decision
+    raise ValueError("no decision that could be followed")
 
 
 def _within(value: object, maximum: float) -> bool:

@@ -9,7 +9,14 @@ from typing import Final
 
 from celery import Task
 
-from benchmarks.faults.application import NAMED_TASKS, STUMBLE, WORK, Addresses, make_app
+from benchmarks.faults.application import (
+    HOWS,
+    NAMED_TASKS,
+    STUMBLE,
+    WORK,
+    Addresses,
+    make_app,
+)
 from benchmarks.faults.hostile import hostile_names
 from benchmarks.faults.ledger import note
 from owl_celery.gpus import current_gpu
@@ -34,15 +41,8 @@ def take_time(self: Task, number: int, seconds: float) -> None:
 app.task(name=WORK, bind=True)(take_time)
 
 
-@app.task(
-    name=STUMBLE, bind=True, autoretry_for=(RuntimeError,), default_retry_delay=0, max_retries=5
-)
 def stumble(self: Task, number: int, how: str, seconds: float) -> None:
-    """Go wrong in one of several ways, then take some time.
-
-    ``killed``: the first try kills its process. ``poison``: each does. ``memory``: there is not
-    enough on a K80. ``hung``: the first try never ends by itself.
-    """
+    """Go wrong in one of several ways, then take some time."""
     _note(self, "started", number)
     is_first = not self.request.retries and not self.request.delivery_info.get("redelivered")
     if how == "poison" or (how == "killed" and is_first):
@@ -54,6 +54,16 @@ def stumble(self: Task, number: int, how: str, seconds: float) -> None:
     time.sleep(seconds)
     _note(self, "finished", number)
 
+
+for _how in HOWS:
+    # Types of their own: what is learned of one is no word about another.
+    app.task(
+        name=f"{STUMBLE}.{_how}",
+        bind=True,
+        autoretry_for=(RuntimeError,),
+        default_retry_delay=0,
+        max_retries=5,
+    )(stumble)
 
 for _name in hostile_names(int(os.environ.get(NAMED_TASKS, "0"))):
     app.task(name=_name, bind=True)(take_time)

@@ -14,6 +14,10 @@ NAMESPACE: Final = "faults"
 PREFIX: Final = "FAULTS_"
 WORK: Final = "faults.work"
 STUMBLE: Final = "faults.stumble"
+HOWS: Final = ("fine", "killed", "memory", "hung", "poison")
+"""How a task stumbles: not at all; the first try kills its process; there is not enough memory on a
+K80; the first try never ends by itself; every try kills its process."""
+
 NAMED_TASKS: Final = "FAULTS_NAMED_TASKS"
 VISIBILITY_SECONDS: Final = 10
 """Of the arm that acknowledges late: without it plain Celery waits for an hour."""

@@ -28,7 +28,7 @@ class ControllerKilled(Fault):
     over_seconds = 20.0
     least_seconds = 0.02
     most_seconds = 0.15
-    window = (0.05, 0.15)
+    window = (1.0, 3.0)
     kills: ClassVar[int] = 4
 
     def strike(self, cluster: Cluster, trial: Trial, draw: random.Random) -> None:

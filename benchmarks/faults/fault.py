@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
 
 from benchmarks.faults.cluster import Cluster, Plan
 from benchmarks.faults.ledger import Account
-from benchmarks.faults.load import Publication, Publisher, steady
+from benchmarks.faults.load import Publication, Publisher, quantile, steady
 
+AFTER_SECONDS: Final = 2.0
+"""How long publishing goes on after a fault that is mended."""
+
+WARM_SECONDS: Final = 0.5
+"""How long a publisher connects and imports, which is no measure of what follows."""
+
+P99_RATIO: Final = 2.0
+P99_SECONDS: Final = 0.025
+LONGEST_SECONDS: Final = 0.25
 ALL_ARMS: Final = ("owl", "celery", "celery_late")
 
 
@@ -33,6 +42,27 @@ class Check:
     what: str
     found: str
     holds: bool
+
+
+def check_latencies(trial: Trial, publisher: Publisher, since: float, until: float) -> None:
+    """Check that publishing takes no longer between two monotonic times than before and after."""
+    during = publisher.latencies(since, until)
+    first = publisher.began + WARM_SECONDS
+    beside = sorted(publisher.latencies(first, since) + publisher.latencies(until, float("inf")))
+    there, here = quantile(during, 0.99), quantile(beside, 0.99)
+    limit = max(P99_RATIO * here, P99_SECONDS)
+    trial.check(
+        f"publishing: p99 at most {P99_RATIO:g} times what it is outside the fault, or "
+        f"{1000 * P99_SECONDS:g} ms",
+        f"{1000 * there:.1f} ms, outside {1000 * here:.1f} ms",
+        there <= limit,
+    )
+    longest = during[-1] if during else 0.0
+    trial.check(
+        f"no publication takes more than {LONGEST_SECONDS:g} s",
+        f"{1000 * longest:.0f} ms",
+        longest <= LONGEST_SECONDS,
+    )
 
 
 @dataclass(slots=True)
@@ -111,7 +141,10 @@ class Fault:
     least_seconds, most_seconds
         How long each takes, drawn at random.
     window
-        In which share of the publishing it strikes.
+        When it strikes: at the least and at the most so many seconds after publishing began.
+    until_mended
+        Whether it is published until some seconds after the strike, ``over_seconds`` being the
+        longest.
     patience_seconds
         How long after the last publication what has not finished counts as lost.
 
@@ -129,7 +162,8 @@ class Fault:
     over_seconds: ClassVar[float] = 6.0
     least_seconds: ClassVar[float] = 0.02
     most_seconds: ClassVar[float] = 0.2
-    window: ClassVar[tuple[float, float]] = (0.3, 0.7)
+    window: ClassVar[tuple[float, float]] = (2.0, 4.0)
+    until_mended: ClassVar[bool] = False
     patience_seconds: ClassVar[float] = 25.0
 
     def publications(self, cluster: Cluster, draw: random.Random) -> Sequence[Publication]:
@@ -150,6 +184,10 @@ class Fault:
     def prepare(self, cluster: Cluster, trial: Trial, draw: random.Random) -> None:
         """Before anything is published."""
 
+    def compare(self, by_arm: Mapping[str, Sequence[Trial]]) -> list[str]:
+        """What is otherwise than with plain Celery and must not be, in words."""
+        return []
+
     def strike(self, cluster: Cluster, trial: Trial, draw: random.Random) -> None:
         """Do harm, at a random moment; return when no more harm is done.
 
@@ -159,6 +197,10 @@ class Fault:
     def recovered_at(self, cluster: Cluster, account: Account, numbers: set[int]) -> float:
         """When all was well again, by the ledger's clock."""
         return account.ended_at(numbers)
+
+    def missing(self, cluster: Cluster, account: Account, numbers: set[int]) -> set[int]:
+        """Which of the published tasks have not come to their end."""
+        return account.lost(numbers)
 
     def judge(self, cluster: Cluster, trial: Trial, publisher: Publisher, account: Account) -> None:
         """Check what must hold beside, once all has come to rest."""
@@ -171,7 +213,7 @@ class Fault:
         draw = random.Random(f"{self.name} {seed}")
         trial = Trial(self.name, cluster.arm, seed)
         self.prepare(cluster, trial, draw)
-        at = draw.uniform(*self.window) * self.over_seconds
+        at = draw.uniform(*self.window)
         publisher = self.publisher(cluster, draw)
         trial.parameters["strikes_after_seconds"] = round(at, 3)
         publisher.start()
@@ -179,14 +221,16 @@ class Fault:
             time.sleep(max(publisher.began + at - time.monotonic(), 0.0))
             struck_at = cluster.ledger.now()
             self.strike(cluster, trial, draw)
+            if self.until_mended:
+                publisher.finish(AFTER_SECONDS)
         finally:
-            publisher.join()
+            publisher.finish(0.0) if self.until_mended else publisher.join()
             self.mend(cluster)
         numbers = publisher.numbers()
-        account = cluster.ledger.wait(numbers, self.patience_seconds)
+        account = self._settle(cluster, numbers)
         trial.published = len(numbers)
         trial.refused = sum(publisher.errors().values())
-        trial.lost = len(account.lost(numbers))
+        trial.lost = len(self.missing(cluster, account, numbers))
         trial.doubled = account.doubled(numbers)
         trial.run_again = account.run_again(numbers)
         if trial.lost:
@@ -197,3 +241,13 @@ class Fault:
             )
         self.judge(cluster, trial, publisher, account)
         return trial
+
+    def _settle(self, cluster: Cluster, numbers: set[int]) -> Account:
+        """Wait until all tasks have come to their end, or the patience is over."""
+        deadline = time.monotonic() + self.patience_seconds
+        while (
+            self.missing(cluster, account := cluster.ledger.read(), numbers)
+            and time.monotonic() < deadline
+        ):
+            time.sleep(0.05)
+        return account

@@ -4,11 +4,33 @@ from __future__ import annotations
 
 from typing import Final
 
+from benchmarks.faults.broker import BrokerGone
+from benchmarks.faults.children import TasksStumble
 from benchmarks.faults.controllers import ControllerKilled
+from benchmarks.faults.database import (
+    DatabaseDamaged,
+    DatabaseLocked,
+    DatabaseReadOnly,
+    DiskFull,
+    PostgresKilled,
+)
 from benchmarks.faults.fault import Fault
+from benchmarks.faults.routers import RouterMistaken
+from benchmarks.faults.state import StateCut, StateHole, StateSlow
 from benchmarks.faults.workers import WorkerFrozen, WorkerGone, WorkerRestarted
 
 FAULTS: Final[tuple[Fault, ...]] = (
+    DatabaseLocked(),
+    DiskFull(),
+    DatabaseReadOnly(),
+    DatabaseDamaged(),
+    RouterMistaken(),
+    PostgresKilled(),
+    StateSlow(),
+    StateCut(),
+    StateHole(),
+    BrokerGone(),
+    TasksStumble(),
     WorkerRestarted(),
     WorkerFrozen(),
     WorkerGone(),

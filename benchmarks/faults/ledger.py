@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -13,7 +12,6 @@ from typing import Any, Final
 from redis import Redis
 
 STREAM: Final = "ledger"
-POLL_SECONDS: Final = 0.05
 
 
 @cache
@@ -141,13 +139,6 @@ class Ledger:
                 line = Line(at, body["what"], int(body["number"]), body["node"], body["model"])
                 self._account.add(line)
                 self._cursor = cursor
-
-    def wait(self, numbers: Collection[int], seconds: float) -> Account:
-        """Wait until all of these have finished, or the time is up."""
-        deadline = time.monotonic() + seconds
-        while self.read().lost(numbers) and time.monotonic() < deadline:
-            time.sleep(POLL_SECONDS)
-        return self.read()
 
     def close(self) -> None:
         """Close the connection."""

@@ -90,14 +90,20 @@ class Publisher(threading.Thread):
         self.done: list[Published] = []
         self.began = time.monotonic()
         self._plan = plan
-        self._send = send or (
-            lambda one: app.send_task(WORK, (one.number, one.seconds), ignore_result=True)
-        )
+        self._is_over = threading.Event()
+        self._send = send or (lambda one: app.send_task(WORK, (one.number, one.seconds)))
+
+    def finish(self, seconds: float) -> None:
+        """Go on for so long, and then stop, also before the end of the plan."""
+        self._is_over.wait(seconds)
+        self._is_over.set()
+        self.join()
 
     def run(self) -> None:
         """Publish all of it."""
         for one in self._plan:
-            time.sleep(max(self.began + one.due - time.monotonic(), 0.0))
+            if self._is_over.wait(max(self.began + one.due - time.monotonic(), 0.0)):
+                return
             at, error = time.monotonic(), ""
             try:
                 self._send(one)

@@ -127,7 +127,9 @@ class Proxy:
         both = {writer, back}
         self._connections |= both
         try:
-            await asyncio.gather(self._pump(reader, back), self._pump(there, writer))
+            # Cancelled at the end of the proxy, which is no error.
+            with suppress(asyncio.CancelledError):
+                await asyncio.gather(self._pump(reader, back), self._pump(there, writer))
         finally:
             self._connections -= both
             for one in both:

@@ -87,6 +87,7 @@ def verdict_of(fault: Fault, trials: Sequence[Trial], by_arm: dict[str, list[Tri
         wrong.append(f"{len(late)} beyond the limit")
     failed = {check.what: check for trial in sound for check in trial.checks if not check.holds}
     wrong += [f"not: {check.what} ({check.found})" for check in failed.values()]
+    wrong += fault.compare(by_arm)
     return "; ".join(wrong) or "holds"
 
 

@@ -59,7 +59,7 @@ class WorkerGone(Fault):
     plan = Plan(workers=3, controllers=2)
     spoils = True
     over_seconds = 10.0
-    window = (0.1, 0.2)
+    window = (1.0, 2.0)
     patience_seconds = 30.0
     burst: ClassVar[int] = 320
 

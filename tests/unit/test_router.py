@@ -15,7 +15,7 @@ from owl_celery.redis_state import RedisState
 from owl_celery.router import LearningRouter, stamp_published
 from owl_celery.settings import Settings
 from owl_celery.sync import ProducerSync
-from owl_celery.types import QueueView, TaskView
+from owl_celery.types import Decision, QueueView, TaskView
 from owl_celery.wire import Keys, TaskHeader, header_in
 from tests.published import Publisher
 
@@ -247,6 +247,52 @@ def test_a_failing_policy_gives_way_to_a_simpler_one(
     producer.see(BUSY, IDLE, policy="expected_completion")
     assert producer.route() == "gpu.a.1"
     assert producer.router.fallbacks["policy_error"] == 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"queue": "gpu.nowhere.0"},
+        {"queue": "gpu.a.2"},
+        {"queue": ["gpu.a.0"]},
+        {"service_seconds": float("nan")},
+        {"service_seconds": -1.0},
+        {"service_seconds": float("inf")},
+        {"propensity": float("nan")},
+        None,
+    ],
+)
+def test_a_decision_that_makes_no_sense_is_a_failure_of_the_policy(
+    producer: Producer, monkeypatch: pytest.MonkeyPatch, wrong: dict[str, Any] | None
+) -> None:
+    def decide(*_: Any) -> Decision | None:
+        sound = Decision("gpu.a.0", "k80", "expected_completion", 1.0, 1.0)
+        return None if wrong is None else sound._replace(**wrong)
+
+    monkeypatch.setattr(ExpectedCompletion, "ready", True)
+    monkeypatch.setattr(ExpectedCompletion, "choose", decide)
+    closed = QueueView("gpu.a.2", gpu_model="K80", is_open=False)
+    producer.see(BUSY, IDLE, closed, policy="expected_completion")
+    assert producer.route() == "gpu.a.1"
+    assert producer.router.fallbacks["policy_error"] == 1
+    producer.publish("gpu.a.1")
+    producer.sync.flush()
+    assert producer.sync.failures == 0
+
+
+@pytest.mark.parametrize("size", [float("nan"), -1.0, float("inf"), "large"])
+def test_a_description_that_makes_no_sense_is_counted_and_the_task_routed(
+    producer: Producer, size: Any
+) -> None:
+    class Senseless(LearningRouter):
+        def task_view(self, name: str, *_: Any) -> TaskView:
+            return TaskView(name, size=size)
+
+    router = Senseless(producer.sync, producer.settings, clock=producer.clock)
+    producer.see(BUSY, IDLE)
+    route = router(NAME, (), {}, {})
+    assert route is not None and route["queue"].name == "gpu.a.1"
+    assert router.fallbacks["bad_refinement"] == 1
 
 
 def test_a_header_passed_on_by_a_task_is_dropped_when_we_are_not_asked(producer: Producer) -> None:
