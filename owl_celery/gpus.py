@@ -20,6 +20,9 @@ T = TypeVar("T")
 
 CPU_MODEL: Final = "cpu"
 GIBIBYTE: Final = 1024**3
+MAX_BYTES: Final = 2.0**60
+MAX_MILLIWATTS: Final = 1e7
+COLDEST_CELSIUS, HOTTEST_CELSIUS = -100.0, 1000.0
 FAKE_MEMORY_BYTES: Final[Mapping[str, int]] = {
     model: count * GIBIBYTE
     for model, count in {
@@ -184,11 +187,13 @@ class NvmlReader:
         rates = _known(nvml.nvmlDeviceGetUtilizationRates, handle)
         milliwatts = _known(nvml.nvmlDeviceGetPowerUsage, handle)
         celsius = _known(nvml.nvmlDeviceGetTemperature, handle, nvml.NVML_TEMPERATURE_GPU)
+        percent = _within(getattr(rates, "gpu", None), 0.0, 100.0)
+        milliwatts = _within(milliwatts, 0.0, MAX_MILLIWATTS)
         return GpuReadings(
-            memory_total_bytes=None if memory is None else int(memory.total),
-            memory_free_bytes=None if memory is None else int(memory.free),
-            utilization_ratio=None if rates is None else min(max(rates.gpu / 100.0, 0.0), 1.0),
-            temperature_celsius=None if celsius is None else float(celsius),
+            memory_total_bytes=_bytes(getattr(memory, "total", None)),
+            memory_free_bytes=_bytes(getattr(memory, "free", None)),
+            utilization_ratio=None if percent is None else percent / 100.0,
+            temperature_celsius=_within(celsius, COLDEST_CELSIUS, HOTTEST_CELSIUS),
             power_watts=None if milliwatts is None else milliwatts / 1000.0,
             memory_own_bytes=self._own_bytes(handle),
         )
@@ -204,8 +209,22 @@ def _is_of_our_group(pid: int) -> bool:
     """Whether a process was started by this worker, or by one of its children."""
     try:
         return os.getpgid(pid) == os.getpgrp()
-    except OSError:
+    except (OSError, OverflowError):
         return False
+
+
+def _within(value: Any, least: float, most: float) -> float | None:
+    """A reading that can be true; None of one that cannot.
+
+    For what is not available some drivers give the largest number of the type, and a heartbeat
+    with such a number would be refused.
+    """
+    number = None if value is None else float(value)
+    return number if number is not None and least <= number <= most else None
+
+
+def _bytes(value: Any) -> int | None:
+    return None if _within(value, 0.0, MAX_BYTES) is None else int(value)
 
 
 def _known(read: Callable[..., Any], *args: Any) -> Any:

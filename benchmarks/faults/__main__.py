@@ -65,7 +65,10 @@ def try_one(fault: Fault, cluster: Cluster, seed: int) -> Trial:
     try:
         return fault.run(cluster, seed)
     except Exception as error:
-        said = "\n".join(cluster.log().splitlines()[-LAST_LINES:])
+        lines = [
+            line for line in cluster.log().splitlines() if "INFO/" not in line or "owl" in line
+        ]
+        said = "\n".join(lines[-LAST_LINES:])
         click.echo(f"{fault.name} ({cluster.arm}):\n{traceback.format_exc()}{said}", err=True)
         return Trial(fault.name, cluster.arm, seed, error=repr(error))
 
@@ -89,8 +92,9 @@ def main(
     began = time.monotonic()
     chosen = [fault for fault in FAULTS if not only or any(part in fault.name for part in only)]
     done: list[Trial] = []
-    for seed in range(first_seed, first_seed + trials):
-        for batch in batches(chosen):
+    for place in range(trials):
+        seed = first_seed + place
+        for batch in batches([fault for fault in chosen if place < fault.most_trials]):
             arms = [arm for arm in batch[0].arms if only_arm in ("", arm)]
             # Side by side, since most of the time is spent waiting.
             with ThreadPoolExecutor(max(len(arms), 1)) as pool:

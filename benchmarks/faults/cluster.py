@@ -30,6 +30,7 @@ from owl_celery.wire import Heartbeat, Keys
 KEYS: Final = Keys(NAMESPACE)
 QUIET: Final = ("--without-mingle", "--without-gossip", "--without-heartbeat")
 START_SECONDS: Final = 90.0
+FAKES: Final = Path(__file__).with_name("fakes")
 MODELS: Final = ("k80", "v100", "p100")
 
 
@@ -51,6 +52,9 @@ class Plan:
         Of the producer's ``install``.
     metrics
         Whether the controllers export metrics.
+    nvml
+        Whether workers have GPUs that are read by NVML, which ``fakes/pynvml.py`` plays; else
+        their readings are made up.
 
     """
 
@@ -61,6 +65,7 @@ class Plan:
     environment: tuple[tuple[str, str], ...] = ()
     settings: tuple[tuple[str, Any], ...] = ()
     metrics: bool = False
+    nvml: bool = False
 
 
 class Cluster:
@@ -77,6 +82,8 @@ class Cluster:
 
     Attributes
     ----------
+    nvml
+        File that says what is wrong with NVML: ``absent`` at first.
     redis, state
         The broker and our state, by a way that no fault touches.
     ledger
@@ -133,6 +140,10 @@ class Cluster:
             **dict(self.plan.environment),
             "FAULTS_ARM": self.arm,
         }
+        self.nvml = self.folder / "nvml"
+        if self.plan.nvml:
+            self.nvml.write_text("absent")
+            self._environment.update(FAULTS_NVML=str(self.nvml), FAULTS_FAKES=str(FAKES))
         self._stack.callback(self._stop_processes)
         self.workers = [self.start_worker(number) for number in range(self.plan.workers)]
         if self.arm == "owl":
@@ -155,7 +166,7 @@ class Cluster:
         environment = {**self._environment, **(extra or {})}
         if self.arm == "owl":
             gpu = fake_gpu(number, MODELS[number % len(MODELS)], socket.gethostname())
-            environment = {**lane_of_gpu(gpu, is_simulated=True), **environment}
+            environment = {**lane_of_gpu(gpu, is_simulated=not self.plan.nvml), **environment}
         elif self.arm == "celery_late":
             arguments += ["--prefetch-multiplier", "1"]
         return self._celery(arguments, environment)

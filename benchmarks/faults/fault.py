@@ -136,6 +136,8 @@ class Fault:
         Whether the cluster is of no use to another fault afterwards.
     limit_seconds
         Longest recovery.
+    most_trials
+        How often at most it is tried: one that takes long, and is much the same each time.
     tasks, over_seconds
         How many are published, in what time.
     least_seconds, most_seconds
@@ -158,6 +160,7 @@ class Fault:
     plan: ClassVar[Plan] = Plan()
     spoils: ClassVar[bool] = False
     limit_seconds: ClassVar[float] = 20.0
+    most_trials: ClassVar[int] = 100
     tasks: ClassVar[int] = 60
     over_seconds: ClassVar[float] = 6.0
     least_seconds: ClassVar[float] = 0.02

@@ -15,6 +15,8 @@ from benchmarks.faults.database import (
     PostgresKilled,
 )
 from benchmarks.faults.fault import Fault
+from benchmarks.faults.names import ManyNames
+from benchmarks.faults.nvml import NvmlBroken
 from benchmarks.faults.routers import RouterMistaken
 from benchmarks.faults.state import StateCut, StateHole, StateSlow
 from benchmarks.faults.workers import WorkerFrozen, WorkerGone, WorkerRestarted
@@ -35,4 +37,6 @@ FAULTS: Final[tuple[Fault, ...]] = (
     WorkerFrozen(),
     WorkerGone(),
     ControllerKilled(),
+    NvmlBroken(),
+    ManyNames(),
 )

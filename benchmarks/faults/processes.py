@@ -90,8 +90,9 @@ def _become_celery(arguments: list[str], environment: dict[str, str], log: str) 
     for descriptor in (1, 2):
         os.dup2(output, descriptor)
     os.close(output)
-    # What comes first on PYTHONPATH comes first here too, although Python has started already.
-    sys.path[:0] = environment.get("FAULTS_FAKES", "").split(os.pathsep)
+    # Before what is installed, as from PYTHONPATH, which Python has read already.
+    if fakes := environment.get("FAULTS_FAKES"):
+        sys.path.insert(0, fakes)
     # By this name Celery tells a worker from its pool children, in logs and at its shutdown.
     multiprocessing.current_process().name = "MainProcess"
     import celery.__main__ as program

@@ -18,6 +18,7 @@ from owl_celery.installation import parts_of, uninstall
 from owl_celery.policies.base import Policy
 from owl_celery.router import LearningRouterMixin
 from owl_celery.snapshot import Snapshot
+from owl_celery.sync import ProducerSync
 from owl_celery.types import Decision, TaskView
 
 NAN: Final = float("nan")
@@ -52,7 +53,7 @@ class MistakenPolicy(Policy):
 class MistakenSync:
     """The load view of a process, with a mistaken policy in place of the best."""
 
-    def __init__(self, sync: Any) -> None:
+    def __init__(self, sync: ProducerSync) -> None:
         self.sync = sync
         self.mistake = ""
 
@@ -61,7 +62,7 @@ class MistakenSync:
 
     def snapshot(self) -> Snapshot | None:
         """The latest snapshot."""
-        found: Snapshot | None = self.sync.snapshot()
+        found = self.sync.snapshot()
         if found is None or self.mistake not in DECISIONS:
             return found
         return replace(found, policies=[MistakenPolicy(self.mistake), *found.policies[1:]])
@@ -72,8 +73,8 @@ class MistakenRouter(LearningRouterMixin):
 
     def __init__(self, sync: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(sync, *args, **kwargs)
-        self.mistaken: Any = MistakenSync(sync)
-        self.sync = self.mistaken
+        self.mistaken = MistakenSync(sync)
+        self.sync: Any = self.mistaken
 
     def declines(self, name: str, options: Mapping[str, Any]) -> bool:
         if self.mistaken.mistake == "router raises":

@@ -163,6 +163,24 @@ def test_what_our_own_processes_hold_is_told_apart(
     assert NvmlReader(FakeNvml(held=held)).read(UUIDS[0]).memory_own_bytes == own
 
 
+@pytest.mark.parametrize("nonsense", [2**64 - 1, -1_000, float("nan")])
+def test_a_value_that_cannot_be_true_is_unknown_and_so_fits_a_heartbeat(nonsense: Any) -> None:
+    class Nonsense(FakeNvml):
+        def nvmlDeviceGetMemoryInfo(self, handle: str) -> SimpleNamespace:
+            return SimpleNamespace(total=nonsense, free=nonsense)
+
+        def nvmlDeviceGetUtilizationRates(self, handle: str) -> SimpleNamespace:
+            return SimpleNamespace(gpu=nonsense)
+
+        def nvmlDeviceGetPowerUsage(self, handle: str) -> Any:
+            return nonsense
+
+        def nvmlDeviceGetComputeRunningProcesses(self, handle: str) -> list[SimpleNamespace]:
+            return [SimpleNamespace(pid=2**32 - 1, usedGpuMemory=None)]
+
+    assert NvmlReader(Nonsense()).read(UUIDS[0]) == GpuReadings(temperature_celsius=61.0)
+
+
 def test_instances_of_a_divided_gpu_take_its_place() -> None:
     reader = NvmlReader(FakeNvml(mig=("MIG-1", "MIG-2")))
 
