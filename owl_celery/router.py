@@ -353,7 +353,7 @@ def stamp_published(
         queue=routing_key or "",
         algorithm=algorithm,
         task_type=task.task_type,
-        published_at=time.time(),
+        published_at=routed.router.sync.wall_time(),
         size=task.size,
         model=task.model,
         service_seconds=decision.service_seconds if decision else None,

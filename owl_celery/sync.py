@@ -130,6 +130,7 @@ class ProducerSync:
         self._policies: list[Policy] = []
         self._unreadable: set[str] = set()
         self._changed_at = 0.0
+        self._redis_origin: float | None = None
         self._last_use = -BUSY_FOR_SECONDS
         self._is_down = False
         self._wake = threading.Event()
@@ -195,6 +196,14 @@ class ProducerSync:
                     seconds = fleet.waiting_seconds.item(row) / waiting if waiting else 0.0
                 fleet.waiting_count[row] += 1
                 fleet.waiting_seconds[row] += seconds
+
+    def wall_time(self) -> float:
+        """Unix time by the clock of Redis; by our own until it was asked.
+
+        All producers share it, and it does not jump when the clock of a host is set.
+        """
+        origin = self._redis_origin
+        return time.time() if origin is None else origin + self._clock()
 
     def flush(self) -> None:
         """Sync once, now, in the calling thread."""
@@ -280,6 +289,7 @@ class ProducerSync:
             raise
         self.mode = mode_of(mode)
         now = self._clock()
+        self._redis_origin = seconds + microseconds / 1e6 - now
         if untold.count:
             batch = Batch(seconds + microseconds / 1e6, now, untold.count, untold.seconds)
             self._in_flight.append(batch)

@@ -16,6 +16,7 @@ from celery import Celery
 from redis import Redis
 
 from benchmarks.faults.application import NAMESPACE, Addresses, make_app
+from benchmarks.faults.clock import make_clock
 from benchmarks.faults.ledger import Ledger
 from benchmarks.faults.processes import CeleryProcess
 from benchmarks.faults.proxy import Proxy
@@ -55,6 +56,8 @@ class Plan:
     nvml
         Whether workers have GPUs that are read by NVML, which ``fakes/pynvml.py`` plays; else
         their readings are made up.
+    clock
+        Whether the first worker looks at a clock that can be shifted.
 
     """
 
@@ -66,6 +69,7 @@ class Plan:
     settings: tuple[tuple[str, Any], ...] = ()
     metrics: bool = False
     nvml: bool = False
+    clock: bool = False
 
 
 class Cluster:
@@ -84,6 +88,8 @@ class Cluster:
     ----------
     nvml
         File that says what is wrong with NVML: ``absent`` at first.
+    clock
+        File by which the clock of the first worker is shifted, if the plan says so.
     redis, state
         The broker and our state, by a way that no fault touches.
     ledger
@@ -144,6 +150,8 @@ class Cluster:
         if self.plan.nvml:
             self.nvml.write_text("absent")
             self._environment.update(FAULTS_NVML=str(self.nvml), FAULTS_FAKES=str(FAKES))
+        self.clock = self.folder / "clock"
+        make_clock(self.clock)
         self._stack.callback(self._stop_processes)
         self.workers = [self.start_worker(number) for number in range(self.plan.workers)]
         if self.arm == "owl":
@@ -164,6 +172,8 @@ class Cluster:
         """Start a worker; also again, after it was killed."""
         arguments = ["worker", "-n", self.node(number), "-c", "1", "-l", "INFO", *QUIET]
         environment = {**self._environment, **(extra or {})}
+        if self.plan.clock and number == 0:
+            environment["FAULTS_CLOCK"] = str(self.clock)
         if self.arm == "owl":
             gpu = fake_gpu(number, MODELS[number % len(MODELS)], socket.gethostname())
             environment = {**lane_of_gpu(gpu, is_simulated=not self.plan.nvml), **environment}

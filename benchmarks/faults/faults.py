@@ -14,6 +14,7 @@ from benchmarks.faults.database import (
     DiskFull,
     PostgresKilled,
 )
+from benchmarks.faults.events import EventsDisturbed
 from benchmarks.faults.fault import Fault
 from benchmarks.faults.names import ManyNames
 from benchmarks.faults.nvml import NvmlBroken
@@ -37,6 +38,7 @@ FAULTS: Final[tuple[Fault, ...]] = (
     WorkerFrozen(),
     WorkerGone(),
     ControllerKilled(),
+    EventsDisturbed(),
     NvmlBroken(),
     ManyNames(),
 )

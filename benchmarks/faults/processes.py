@@ -13,6 +13,8 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Final
 
+from benchmarks.faults.clock import follow
+
 PR_SET_PDEATHSIG: Final = 1
 
 
@@ -93,6 +95,8 @@ def _become_celery(arguments: list[str], environment: dict[str, str], log: str) 
     # Before what is installed, as from PYTHONPATH, which Python has read already.
     if fakes := environment.get("FAULTS_FAKES"):
         sys.path.insert(0, fakes)
+    if clock := environment.get("FAULTS_CLOCK"):
+        follow(clock)
     # By this name Celery tells a worker from its pool children, in logs and at its shutdown.
     multiprocessing.current_process().name = "MainProcess"
     import celery.__main__ as program

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +14,8 @@ from benchmarks.faults.application import NAMESPACE
 from benchmarks.postgres import PostgresServer
 from owl_celery.settings import Settings
 from owl_celery.store import open_store
+from owl_celery.store.base import Store
+from owl_celery.types import Outcome
 
 SMALL_DISK: Final = "size=16m,mode=0700"
 
@@ -30,10 +32,20 @@ class Database(ABC):
 
     def tries(self) -> int:
         """Tries that are in the aggregates; each outcome counts once."""
+        with self._open() as store:
+            return sum(row.tries for row in store.load().aggregates.task_types)
+
+    def outcomes(self) -> list[Outcome]:
+        """Raw outcomes, the latest 10,000."""
+        with self._open() as store:
+            return list(store.recent(10_000))
+
+    @contextmanager
+    def _open(self) -> Iterator[Store]:
         values = {name.removeprefix("OWL_").lower(): v for name, v in self.environment().items()}
         store = open_store(Settings.load(None, **values), NAMESPACE)
         try:
-            return sum(row.tries for row in store.load().aggregates.task_types)
+            yield store
         finally:
             store.close()
 

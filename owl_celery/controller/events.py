@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any, Final, NamedTuple
 
 from redis.exceptions import ResponseError
 
@@ -11,6 +12,9 @@ from owl_celery.redis_state import RedisState
 from owl_celery.sanity import sane
 from owl_celery.types import Outcome, TryState
 from owl_celery.wire import Discarded, Event, Started, decode_event
+
+AHEAD_SECONDS: Final = 2.0
+"""By which two clocks that are set right may differ."""
 
 
 class Entry(NamedTuple):
@@ -108,9 +112,30 @@ def entries_of(reply: Sequence[tuple[str, dict[str, str] | None]]) -> list[Entry
     entries = []
     for cursor, body in reply:
         text = (body or {}).get("e", "")
-        event = checked(decode_event(text))
-        entries.append(Entry(cursor, int(cursor.partition("-")[0]) / 1000.0, event))
+        at = int(cursor.partition("-")[0]) / 1000.0
+        entries.append(Entry(cursor, at, dated(checked(decode_event(text)), at)))
     return entries
+
+
+def dated(event: Event | None, at: float) -> Event | None:
+    """The event, with the times of a worker whose clock is ahead put right.
+
+    No outcome ends after it came to the stream, while it may have waited for Redis for long.
+
+    Parameters
+    ----------
+    at
+        Redis clock when it was added, Unix seconds.
+
+    """
+    if not isinstance(event, Outcome) or event.finished_at <= at + AHEAD_SECONDS:
+        return event
+    ahead, wait = event.finished_at - at, event.wait_seconds
+    return replace(
+        event,
+        finished_at=at,
+        wait_seconds=None if wait is None else max(wait - ahead, 0.0),
+    )
 
 
 def checked(event: Event | None) -> Event | None:
