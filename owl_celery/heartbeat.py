@@ -153,9 +153,23 @@ class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ha
             concurrency=min(max(int(self._worker.concurrency or 1), 1), MAX_CONCURRENCY),
             active=self._active,
             draining=self._is_closing or self._is_draining or not self._is_ready,
-            tick_age_seconds=round(time.monotonic() - self._last_tick, 3),
+            tick_age_seconds=self._tick_age_seconds(),
+            consuming=self._is_consuming(),
             is_simulated=self._gpu.is_simulated,
         )
+
+    def _tick_age_seconds(self) -> float:
+        """How long the event loop has stood still; from the heartbeat thread."""
+        if not self._worker.use_eventloop and worker_state.reserved_requests:
+            return 0.0  # A pool without processes blocks it while a task runs.
+        return round(time.monotonic() - self._last_tick, 3)
+
+    def _is_consuming(self) -> bool:
+        """Whether the broker gives us what waits in our queue; from the heartbeat thread."""
+        if not self._gpu.queue or not self._is_ready:
+            return True
+        consumer = getattr(getattr(self._worker, "consumer", None), "task_consumer", None)
+        return consumer is not None and bool(consumer.consuming_from(self._gpu.queue))
 
     def _tick(self) -> None:
         """Look at the worker, in its event loop; some microseconds, since it runs at every turn."""

@@ -383,7 +383,10 @@ class Heartbeat:
     memory_own_bytes
         GPU memory that the worker's own processes hold.
     tick_age_seconds
-        Seconds since the worker's event loop last ran; large when it is wedged.
+        Seconds since the worker's event loop last ran; large when it is wedged, 0 while a task runs
+        in a pool that blocks it.
+    consuming
+        Whether it is connected to the broker, and takes from its queue.
     is_simulated
         Whether the GPU is a virtual one.
 
@@ -403,6 +406,7 @@ class Heartbeat:
     temperature_celsius: FiniteFloat | None = None
     power_watts: FiniteFloat | None = None
     tick_age_seconds: FiniteFloat = 0.0
+    consuming: bool = True
     is_simulated: bool = False
     version: int = WIRE_VERSION
 

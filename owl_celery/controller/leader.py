@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
 from redis.exceptions import RedisError
@@ -179,6 +179,7 @@ class Leader:
             self._assigned.drop(totals, self.ledger.queue_names, now)
         if self._depths:
             self._look_into_queues(now)
+        self._troubles.note("workers", wedged_workers(self.ledger.wedged))
         knowledge = self.learner.host.knowledge or self._first_knowledge
         load = self._move(self.ledger.load(now), totals, knowledge, now)
         if entries or load.running or any(load.waiting_count):
@@ -316,3 +317,19 @@ class Leader:
         self.counters["broker_errors"] += 1
         self._troubles.begin("broker", str(error))
         self._depths_at = self.now() + BROKER_RETRY_SECONDS
+
+
+def wedged_workers(reasons: Mapping[str, str]) -> str:
+    """Say which workers take no tasks though they live; empty when all do.
+
+    Examples
+    --------
+    >>> wedged_workers({"gpu.a.0": "it does not consume"})
+    'The worker of gpu.a.0 lives and takes no tasks: it does not consume.'
+
+    """
+    if not reasons:
+        return ""
+    name = min(reasons)
+    more = f" ({len(reasons) - 1} more)" if len(reasons) > 1 else ""
+    return f"The worker of {name} lives and takes no tasks: {reasons[name]}{more}."

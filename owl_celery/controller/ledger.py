@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from owl_celery.brokers.base import Contents
 from owl_celery.controller.load import Load, Move
 from owl_celery.controller.running import Recent, Running, RunningTasks
 from owl_celery.controller.waiting import Waiting
+from owl_celery.controller.wedged import Wedged, takes_tasks
 from owl_celery.types import Outcome
 from owl_celery.wire import Discarded, Heartbeat, Started
 
 SHORTEST_SECONDS: Final = 1e-3
-WEDGED_SECONDS: Final = 15.0
 IDLE_SECONDS: Final = 5.0
 NEWER_BY_SECONDS: Final = 0.2
 SILENT_SHARE: Final = 0.2
@@ -45,6 +45,7 @@ class _Queue:
     touched_at: float = 0.0
     free_memory_bytes: int | None = None
     kept_bytes: int = 0
+    wedged: Wedged = field(default_factory=Wedged)
 
     def note_memory(self, beat: Heartbeat, is_busy: bool) -> None:
         """Work out what a task could have: all but what foreign processes hold."""
@@ -102,6 +103,11 @@ class LoadLedger:
     def queue_names(self) -> list[str]:
         """Queues that live workers name, sorted."""
         return sorted(self._queues)
+
+    @property
+    def wedged(self) -> dict[str, str]:
+        """Queues whose worker takes no tasks though it lives, and what is wrong, in a clause."""
+        return {name: q.wedged.reason for name, q in self._queues.items() if q.wedged.reason}
 
     def hear(self, beats: Iterable[Beat], now: float) -> None:
         """Take in the heartbeats of all workers, as read at ``now``; who is missing is gone."""
@@ -260,6 +266,10 @@ class LoadLedger:
                 queue.waiting.clear()
             else:
                 queue.waiting.guess(served)
+            if name not in self.drained:
+                beats = [self._beats[server.node].heartbeat for server in queue.servers]
+                is_idle = not self.held_count(name)
+                queue.wedged.look(beats, depths.get(name), is_idle, now)
 
     def load(self, now: float) -> Load:
         """The load of every queue as it stands."""
@@ -282,7 +292,7 @@ class LoadLedger:
             load.waiting_count.append(count)
             load.waiting_seconds.append(seconds)
             load.free_memory_bytes.append(queue.free_memory_bytes)
-            if not taking or name in self.drained:
+            if not taking or queue.wedged.reason or name in self.drained:
                 load.closed.append(row)
         return load
 
@@ -304,10 +314,7 @@ class LoadLedger:
 
     def _open_until(self, beat: Beat) -> float:
         """When a worker stops taking tasks, as far as its heartbeat tells."""
-        heartbeat = beat.heartbeat
-        # A pool without processes blocks the event loop while a task runs: that is not wedged.
-        is_wedged = heartbeat.tick_age_seconds > WEDGED_SECONDS and not heartbeat.active
-        if heartbeat.draining or is_wedged:
+        if beat.heartbeat.draining or not takes_tasks(beat.heartbeat):
             return float("-inf")
         # Silence for most of that time is a bad sign.
         return beat.expires_at - SILENT_SHARE * self._ttl

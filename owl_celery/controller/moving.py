@@ -19,7 +19,7 @@ from owl_celery.settings import Settings
 
 
 class Moving:
-    """Empties drained and dead queues, and gives idle workers what waits elsewhere.
+    """Empties drained, wedged and dead queues, and gives idle workers what waits elsewhere.
 
     Parameters
     ----------
@@ -56,7 +56,8 @@ class Moving:
         self._ledger = ledger
         self._counters = counters
         placer = Placer(settings, default_queue)
-        self._emptying = Emptying(broker, placer)
+        self._emptying = Emptying(broker, placer, "drained")
+        self._freeing = Emptying(broker, placer, "wedged")
         self._rescue = Rescue(
             state,
             broker,
@@ -106,6 +107,10 @@ class Moving:
             self._counters["tasks_drained"] += self._emptying.empty(drained, load, text, now)
         if mode != "on":
             return False
+        wedged = frozenset(self._ledger.wedged) if self._settings.rescue else frozenset()
+        # Where no worker is well, the broker may be away for all: they serve it when it is back.
+        if len(load.closed) < len(load.names) and (stuck := self._freeing.due(wedged, load, now)):
+            self._counters["rescued"] += self._freeing.empty(stuck, load, text, now)
         if self._settings.rescue and (dead := self._rescue.due(load, known, now)):
             self._rescue.save(dead, load, text, now)
         return self._settings.steal and bool(self._stealing.step(load, now))

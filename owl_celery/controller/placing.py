@@ -95,7 +95,7 @@ class Placer:
 
 
 class Emptying:
-    """Empties drained queues, a bounded amount of work at a time.
+    """Empties closed queues, a bounded amount of work at a time.
 
     Parameters
     ----------
@@ -103,16 +103,19 @@ class Emptying:
         Moves the tasks.
     placer
         Says where to.
+    what
+        Why they are emptied, in a word for the log.
 
     """
 
-    def __init__(self, broker: Broker, placer: Placer) -> None:
+    def __init__(self, broker: Broker, placer: Placer, what: str) -> None:
         self._broker = broker
         self._placer = placer
+        self._what = what
         self._due_at: dict[str, float] = {}
 
     def due(self, queues: frozenset[str], load: Load, now: float) -> list[str]:
-        """Those of the drained queues where tasks wait that should be looked at now, in order."""
+        """Those of these queues where tasks wait that should be looked at now, in order."""
         waiting = dict(zip(load.names, load.waiting_count, strict=True))
         self._due_at = {name: self._due_at.get(name, now) for name in queues}
         due = [
@@ -143,6 +146,8 @@ class Emptying:
             left -= min(waiting[queue], left)
             if moved:
                 self._due_at[queue] = now + MOVE_SECONDS
-                log.info("owl controller: moved %d tasks from drained queue %s", moved, queue)
+                log.info(
+                    "owl controller: moved %d tasks from %s queue %s", moved, self._what, queue
+                )
             total += moved
         return total

@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 from celery import Celery, signals
+from celery.worker.control import control_command
 from redis import Redis
 
 from owl_celery import install
@@ -110,3 +111,10 @@ def fill(self: Any, gibibytes: int) -> list[str]:
     if FAKE_MEMORY_BYTES[current_gpu().model] < gibibytes * GIBIBYTE:
         raise RuntimeError(f"CUDA out of memory. Tried to allocate {gibibytes}.00 GiB")
     return [current_gpu().queue, *self.request.owl["tried"]]
+
+
+@control_command(args=[("until", str)], signature="[KEY]")
+def stand_still(_: Any, until: str) -> None:
+    """Hold up the event loop of the worker until a key is there."""
+    with Redis.from_url(URL, decode_responses=True) as client:
+        wait_until(lambda: client.exists(until), "the key", 60.0)

@@ -12,7 +12,7 @@ import pytest
 from billiard.exceptions import WorkerLostError
 
 from owl_celery.brokers import open_broker
-from owl_celery.controller import rescue
+from owl_celery.controller import rescue, wedged
 from owl_celery.controller.controller import Controller
 from owl_celery.controller.leader import Leader
 from owl_celery.gpus import fake_gpu
@@ -174,6 +174,55 @@ def test_a_task_that_kills_one_worker_after_the_other_is_given_up(
     with pytest.raises(WorkerLostError, match="died 2 times"):
         task.get(timeout=60)
     assert watched.ran() == ["kill", "kill"]
+
+
+@on_both
+def test_a_worker_that_lives_and_takes_nothing_loses_what_waits_until_it_is_well(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wedged, "WEDGED_SECONDS", 3.0)
+    monkeypatch.setattr(wedged, "RECONNECT_SECONDS", 2.0)
+    nodes = [watched.start(f"gpu{index}", LANES[index]) for index in range(2)]
+    for node in nodes:
+        watched.ready(node)
+    watched.teach()
+    control = watched.app.control
+
+    def is_open(queue: str) -> bool:
+        load = watched.leader.load
+        return queue in load.names and load.names.index(queue) not in load.closed
+
+    # Both are busy, so that nobody steals; then the first stops consuming.
+    for number, queue in enumerate(QUEUES):
+        watched.route(f"block{number}", queue, until=f"block{number}")
+        watched.running(f"block{number}")
+    waiting = [watched.route(f"first{number}", QUEUES[0]) for number in range(2)]
+    control.cancel_consumer(QUEUES[0], destination=[nodes[0]])
+    wait_until(lambda: not is_open(QUEUES[0]), "its queue to be closed", 2.0)
+    wait_until(lambda: watched.leader.counters["rescued"] == 2, "what waits to be moved", 5.0)
+    assert "takes no tasks" in watched.leader.health().troubles["workers"]
+    for number in range(2):
+        watched.redis.set(f"block{number}", 1)
+    assert [result.get(timeout=20) for result in waiting] == ["first0", "first1"]
+    control.add_consumer(QUEUES[0], destination=[nodes[0]])
+    wait_until(lambda: is_open(QUEUES[0]), "its queue to be open again", 5.0)
+    assert watched.hold("again", QUEUES[0]).get(timeout=10) == "again"
+
+    # Now its event loop stands still, while the second is busy.
+    watched.route("block2", QUEUES[1], until="block2")
+    watched.running("block2")
+    control.broadcast("stand_still", {"until": "go on"}, destination=[nodes[0]])
+    wait_until(lambda: not is_open(QUEUES[0]), "its queue to be closed", 8.0)
+    waiting = [watched.route(f"second{number}", QUEUES[0]) for number in range(2)]
+    # RabbitMQ has given it the first already, which waits in its socket.
+    moved = 4 if watched.broker.is_redis else 3
+    wait_until(lambda: watched.leader.counters["rescued"] == moved, "what waits to be moved", 5.0)
+    watched.redis.set("block2", 1)
+    assert waiting[1].get(timeout=20) == "second1"
+    watched.redis.set("go on", 1)
+    assert waiting[0].get(timeout=20) == "second0"
+    wait_until(lambda: is_open(QUEUES[0]), "its queue to be open again", 5.0)
+    assert watched.hold("on", QUEUES[0]).get(timeout=10) == "on"
 
 
 @pytest.fixture

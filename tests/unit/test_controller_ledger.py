@@ -395,11 +395,59 @@ def test_one_draining_worker_of_two_leaves_the_queue_open(world: World) -> None:
     assert (load.closed, load.concurrency) == ([], [1])
 
 
-def test_a_wedged_worker_is_closed_but_a_busy_solo_pool_is_not(world: World) -> None:
-    world.hear(beat(world.now, tick_age_seconds=60.0))
-    assert world.look({QUEUE: 0}).closed == [0]
-    world.hear(beat(world.now, tick_age_seconds=60.0, active=("long",)))
-    assert world.look({QUEUE: 0}).closed == []
+def stay(world: World, seconds: float, depth: int, **fields: object) -> Load:
+    """Let time pass, second by second."""
+    for _ in range(round(seconds)):
+        world.hear(beat(world.now, **fields))  # type: ignore[arg-type]
+        load = world.look({QUEUE: depth}, after=1.0)
+    return load
+
+
+def test_a_worker_whose_event_loop_stands_still_is_wedged_until_it_runs(world: World) -> None:
+    assert stay(world, 1, 2, tick_age_seconds=16.0, active=("one",)).closed == [0]
+    assert world.ledger.wedged == {QUEUE: "its event loop stands still"}
+    assert stay(world, 1, 2, active=("one",)).closed == []
+    assert world.ledger.wedged == {}
+
+
+def test_a_worker_that_does_not_consume_is_closed_at_once_and_wedged_after_a_while(
+    world: World,
+) -> None:
+    assert stay(world, 9, 2, consuming=False).closed == [0]
+    assert world.ledger.wedged == {}
+    stay(world, 3, 2, consuming=False)
+    assert world.ledger.wedged == {QUEUE: "it does not consume"}
+    assert stay(world, 1, 2).closed == []
+    # One that is asked to stop leaves its queue, too.
+    stay(world, 20, 2, consuming=False, draining=True)
+    assert world.ledger.wedged == {}
+
+
+def test_an_idle_worker_that_takes_nothing_is_wedged_for_a_minute_then_for_two(
+    world: World,
+) -> None:
+    assert stay(world, 15, 2).closed == []
+    assert stay(world, 3, 2).closed == [0]
+    assert world.ledger.wedged == {QUEUE: "it takes nothing"}
+    stay(world, 60, 0)
+    assert world.ledger.wedged == {}
+    stay(world, 18, 1)
+    assert stay(world, 100, 0).closed == [0]
+    # It takes one: all is well again at once.
+    assert stay(world, 1, 0, active=("one",)).closed == []
+    assert stay(world, 14, 1).closed == []
+
+
+def test_a_worker_that_is_busy_or_takes_now_and_then_is_not_wedged(world: World) -> None:
+    stay(world, 60, 3, active=("long",))
+    for depth in (30, 20, 10):
+        stay(world, 12, depth)
+    assert world.ledger.wedged == {}
+    # While the controller itself stood still, nobody looked.
+    world.look({QUEUE: 5}, after=1.0)
+    world.hear(beat(world.now + 100.0))
+    world.look({QUEUE: 5}, after=100.0)
+    assert world.ledger.wedged == {}
 
 
 def test_a_silent_worker_is_closed_within_five_seconds_and_then_gone(world: World) -> None:

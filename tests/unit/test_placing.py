@@ -118,7 +118,7 @@ def test_what_one_round_empties_is_bounded_and_every_queue_has_its_turn(
             looked.append((source, limit))
             return 0
 
-    emptying = Emptying(Stuck(), Placer(SETTINGS, "celery"))
+    emptying = Emptying(Stuck(), Placer(SETTINGS, "celery"), "drained")
     fleet = load("V100", "V100", "V100", closed=(0, 1, 2))
     fleet.waiting_count = [5, 2, 2]
     for now in (10.0, 20.0, 30.0):
@@ -135,7 +135,7 @@ def test_a_broker_that_fails_is_not_asked_in_every_round() -> None:
         def redirect(self, source: str, place: Place, limit: int) -> int:
             raise BrokerError("It does not answer.")
 
-    emptying = Emptying(Failing(), Placer(SETTINGS, "celery"))
+    emptying = Emptying(Failing(), Placer(SETTINGS, "celery"), "drained")
     fleet = load("V100", "V100", closed=(0, 1))
     fleet.waiting_count = [1, 1]
     drained = frozenset(fleet.names)
