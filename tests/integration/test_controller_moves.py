@@ -22,7 +22,8 @@ from owl_celery.store.memory import MemoryStore
 from owl_celery.types import Outcome, TryState
 from owl_celery.wire import Heartbeat, Keys, Started, encode_event
 from tests.controller_process import NAMESPACE
-from tests.routed import numbers_in, send_routed
+from tests.message_broker import MessageBroker, on_both
+from tests.routed import send_routed
 
 pytestmark = pytest.mark.integration
 
@@ -35,8 +36,11 @@ TICK = 0.05
 class Fleet:
     """A controller on a real broker, whose clock and workers belong to the test."""
 
-    def __init__(self, redis_url: str, folder: Path, **settings: Any) -> None:
-        self.app = Celery("proj", broker=redis_url, set_as_current=False)
+    def __init__(self, broker: MessageBroker, folder: Path, **settings: Any) -> None:
+        redis_url = broker.redis_url
+        self.broker = broker
+        broker.declare(*MODELS)
+        self.app = Celery("proj", broker=broker.url, set_as_current=False)
         self.redis = Redis.from_url(redis_url, decode_responses=True)
         self.state = RedisState(redis_url, Keys(NAMESPACE))
         self.seconds = 100.0
@@ -152,38 +156,56 @@ class Fleet:
 
 
 @pytest.fixture
-def fleet(redis_url: str, tmp_path: Path) -> Iterator[Fleet]:
+def fleet(message_broker: MessageBroker, tmp_path: Path) -> Iterator[Fleet]:
     """Three known workers without work."""
-    fleet = Fleet(redis_url, tmp_path)
+    fleet = Fleet(message_broker, tmp_path)
     fleet.begin()
     yield fleet
     fleet.close()
 
 
+@on_both
 def test_a_worker_that_falls_idle_gets_what_waits_elsewhere_within_two_ticks(fleet: Fleet) -> None:
     fleet.busy(FAST, SLOW, OTHER)
     fleet.send(FAST, 1, 2, 3)
     fleet.tick(10)
-    assert numbers_in(fleet.redis, FAST) == [1, 2, 3]
+    assert fleet.broker.numbers(FAST) == [1, 2, 3]
 
     fleet.end(f"long-{OTHER}", OTHER)
     fleet.tick(2)
 
-    # The last in line gains most, and what moves is the message itself.
-    assert numbers_in(fleet.redis, FAST) == [1, 2]
-    assert numbers_in(fleet.redis, OTHER) == [3]
+    # The last in line gains most, and what moves is the message itself. On RabbitMQ only the
+    # first ones are seen.
+    moved = 3 if fleet.broker.is_redis else 1
+    assert fleet.broker.numbers(FAST) == [number for number in (1, 2, 3) if number != moved]
+    assert fleet.broker.numbers(OTHER) == [moved]
+
+
+@on_both
+def test_only_what_we_routed_moves_and_the_rest_keeps_its_order(fleet: Fleet) -> None:
+    fleet.busy(FAST, SLOW)
+    fleet.send(FAST, 1, header={"algorithm": "user"})
+    fleet.send(FAST, 2)
+    fleet.send(FAST, 3, countdown=3600)
+    fleet.app.send_task("proj.work", (4,), queue=FAST)
+    fleet.tick(5)
+    assert fleet.broker.numbers(OTHER) == [2]
+    fleet.broker.take(OTHER)
+    fleet.tick(50)
+    assert fleet.broker.numbers(FAST) == [1, 3, 4]
+    assert fleet.broker.waiting(OTHER) == 0
 
 
 def test_the_load_is_right_at_once_and_when_the_task_starts(fleet: Fleet) -> None:
     fleet.busy(FAST, OTHER)
     fleet.send(FAST, 1, 2, 3)
     fleet.tick(2)
-    assert numbers_in(fleet.redis, SLOW) == [3]
+    assert fleet.broker.numbers(SLOW) == [3]
     assert fleet.waiting(FAST) == pytest.approx([2, 4.0], rel=0.05)
     assert fleet.waiting(SLOW) == pytest.approx([1, 6.0], rel=0.1)
 
     # The worker takes it, and its header tells only what was predicted elsewhere.
-    fleet.redis.rpop(SLOW)
+    fleet.broker.take(SLOW)
     fleet.start("three", SLOW, "d3")
     fleet.tick()
     assert fleet.waiting(SLOW) == [0, 0.0]
@@ -205,16 +227,16 @@ def test_a_queue_gets_one_task_until_it_is_seen_to_run(fleet: Fleet) -> None:
     fleet.busy(FAST, SLOW)
     fleet.send(FAST, *range(6))
     fleet.tick(2)
-    assert numbers_in(fleet.redis, OTHER) == [5]
-    fleet.redis.rpop(OTHER)
+    assert fleet.broker.numbers(OTHER) == [5]
+    fleet.broker.take(OTHER)
     fleet.tick(5)
-    assert not fleet.redis.exists(OTHER)
+    assert fleet.broker.waiting(OTHER) == 0
     fleet.start("five", OTHER, "d5")
     fleet.tick(5)
-    assert not fleet.redis.exists(OTHER)
+    assert fleet.broker.waiting(OTHER) == 0
     fleet.end("five", OTHER, "d5")
     fleet.tick(2)
-    assert numbers_in(fleet.redis, OTHER) == [4]
+    assert fleet.broker.numbers(OTHER) == [4]
 
 
 def test_a_worker_that_holds_a_task_not_seen_to_run_is_not_idle(fleet: Fleet) -> None:
@@ -223,22 +245,24 @@ def test_a_worker_that_holds_a_task_not_seen_to_run_is_not_idle(fleet: Fleet) ->
     fleet.tick(3)
     fleet.send(FAST, 1, 2)
     fleet.tick(3)
-    assert not fleet.redis.exists(OTHER)
+    assert fleet.broker.waiting(OTHER) == 0
 
 
+@on_both
 def test_where_the_task_ran_out_of_memory_it_does_not_go(fleet: Fleet) -> None:
     fleet.busy(FAST, OTHER)
     fleet.send(FAST, 1, 2, header={"tried": ("K80",)})
     fleet.tick(5)
-    assert numbers_in(fleet.redis, FAST) == [1, 2]
+    assert fleet.broker.numbers(FAST) == [1, 2]
 
 
+@on_both
 def test_little_work_does_not_go_to_a_slow_gpu(fleet: Fleet) -> None:
     fleet.start("short", FAST, service_seconds=1.0)
     fleet.busy(OTHER)
     fleet.send(FAST, 1)
     fleet.tick(5)
-    assert numbers_in(fleet.redis, FAST) == [1]
+    assert fleet.broker.numbers(FAST) == [1]
 
 
 def test_a_message_that_does_not_let_itself_move_is_passed_over(fleet: Fleet) -> None:
@@ -249,7 +273,7 @@ def test_a_message_that_does_not_let_itself_move_is_passed_over(fleet: Fleet) ->
     fleet.redis.lset(FAST, 0, text)
     fleet.tick(6)
     assert fleet.redis.lrange(FAST, 0, -1) == [text]
-    assert numbers_in(fleet.redis, OTHER) == [1]
+    assert fleet.broker.numbers(OTHER) == [1]
 
 
 @pytest.mark.parametrize("mode", ["shadow", "off"])
@@ -258,19 +282,20 @@ def test_the_kill_switch_stops_it(fleet: Fleet, mode: str) -> None:
     fleet.busy(FAST, SLOW)
     fleet.send(FAST, 1, 2)
     fleet.tick(5)
-    assert numbers_in(fleet.redis, FAST) == [1, 2]
+    assert fleet.broker.numbers(FAST) == [1, 2]
 
 
-def test_the_setting_stops_it(redis_url: str, tmp_path: Path) -> None:
-    fleet = Fleet(redis_url, tmp_path, steal=False)
+def test_the_setting_stops_it(message_broker: MessageBroker, tmp_path: Path) -> None:
+    fleet = Fleet(message_broker, tmp_path, steal=False)
     fleet.begin()
     fleet.busy(FAST, SLOW)
     fleet.send(FAST, 1, 2)
     fleet.tick(5)
-    assert numbers_in(fleet.redis, FAST) == [1, 2]
+    assert fleet.broker.numbers(FAST) == [1, 2]
     fleet.close()
 
 
+@on_both
 def test_what_waits_for_a_dead_worker_goes_to_the_others(fleet: Fleet) -> None:
     fleet.send(FAST, 1, 2)
     fleet.send(FAST, 3, header={"algorithm": "user"})
@@ -282,18 +307,19 @@ def test_what_waits_for_a_dead_worker_goes_to_the_others(fleet: Fleet) -> None:
     assert FAST not in fleet.leader.load.names
     # A heartbeat counts for five seconds, so that the silence is ten more.
     fleet.wait(8)
-    assert len(numbers_in(fleet.redis, FAST)) == 4
+    assert len(fleet.broker.numbers(FAST)) == 4
     fleet.wait(4)
-    assert numbers_in(fleet.redis, FAST) == [3, 4]
-    assert sorted(numbers_in(fleet.redis, OTHER) + numbers_in(fleet.redis, SLOW)) == [1, 2]
+    assert fleet.broker.numbers(FAST) == [3, 4]
+    assert sorted(fleet.broker.numbers(OTHER) + fleet.broker.numbers(SLOW)) == [1, 2]
     assert fleet.counter("rescued") == 2
     # What a producer with an old view sends there later follows, even much later.
     fleet.wait(120)
     fleet.send(FAST, 5)
     fleet.wait(20)
-    assert numbers_in(fleet.redis, FAST) == [3, 4]
+    assert fleet.broker.numbers(FAST) == [3, 4]
 
 
+@on_both
 def test_what_one_round_moves_is_bounded_whatever_number_of_queues_is_dead(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -308,7 +334,7 @@ def test_what_one_round_moves_is_bounded_whatever_number_of_queues_is_dead(
     left = []
     for _ in range(40):
         fleet.tick(after=0.5)
-        left.append(sum(len(numbers_in(fleet.redis, queue)) for queue in dead))
+        left.append(sum(len(fleet.broker.numbers(queue)) for queue in dead))
     assert sorted(set(left), reverse=True) == [6, 3, 0]
 
 
@@ -335,10 +361,10 @@ def test_a_claimed_queue_is_not_dead(fleet: Fleet) -> None:
     fleet.kill(FAST)
     fleet.state.client.set(fleet.state.keys.claim(FAST), "gpu0@a owner")
     fleet.wait(30)
-    assert numbers_in(fleet.redis, FAST) == [1]
+    assert fleet.broker.numbers(FAST) == [1]
     fleet.state.client.delete(fleet.state.keys.claim(FAST))
     fleet.wait(5)
-    assert numbers_in(fleet.redis, FAST) == []
+    assert fleet.broker.numbers(FAST) == []
 
 
 def test_nobody_is_dead_because_nobody_listened(fleet: Fleet) -> None:
@@ -347,18 +373,20 @@ def test_nobody_is_dead_because_nobody_listened(fleet: Fleet) -> None:
     fleet.kill(FAST)
     fleet.tick(1, after=60.0)
     fleet.wait(5)
-    assert numbers_in(fleet.redis, FAST) == [1]
+    assert fleet.broker.numbers(FAST) == [1]
     fleet.wait(20)
-    assert numbers_in(fleet.redis, FAST) == []
+    assert fleet.broker.numbers(FAST) == []
 
 
-def test_a_new_controller_saves_what_it_finds(redis_url: str, tmp_path: Path) -> None:
-    fleet = Fleet(redis_url, tmp_path)
+def test_a_new_controller_saves_what_it_finds(
+    message_broker: MessageBroker, tmp_path: Path
+) -> None:
+    fleet = Fleet(message_broker, tmp_path)
     fleet.dead.add(FAST)
     fleet.send(FAST, 1)
     fleet.tick()
     fleet.wait(12)
-    assert numbers_in(fleet.redis, FAST) == []
+    assert fleet.broker.numbers(FAST) == []
     fleet.close()
 
 
@@ -368,14 +396,14 @@ def test_the_kill_switch_stops_the_rescue(fleet: Fleet, mode: str) -> None:
     fleet.state.client.set(fleet.state.keys.mode, mode)
     fleet.kill(FAST)
     fleet.wait(30)
-    assert numbers_in(fleet.redis, FAST) == [1]
+    assert fleet.broker.numbers(FAST) == [1]
 
 
-def test_its_setting_stops_the_rescue(redis_url: str, tmp_path: Path) -> None:
-    fleet = Fleet(redis_url, tmp_path, rescue=False)
+def test_its_setting_stops_the_rescue(message_broker: MessageBroker, tmp_path: Path) -> None:
+    fleet = Fleet(message_broker, tmp_path, rescue=False)
     fleet.begin()
     fleet.send(FAST, 1)
     fleet.kill(FAST)
     fleet.wait(30)
-    assert numbers_in(fleet.redis, FAST) == [1]
+    assert fleet.broker.numbers(FAST) == [1]
     fleet.close()
