@@ -50,6 +50,8 @@ class Try:
     ----------
     started
         Monotonic time of its start.
+    due_at
+        Unix time from which the task waited; None when unknown, and of a try that was lost.
 
     """
 
@@ -60,7 +62,7 @@ class Try:
     queue: str
     worker_id: str
     started: float
-    wait_seconds: float | None
+    due_at: float | None
     error: BaseException | None = None
 
 
@@ -144,7 +146,7 @@ class Feedback:
             queue=self._queue(headers.get("delivery_info") or request.delivery_info),
             worker_id=str(request.hostname),
             started=self._clock(),
-            wait_seconds=None,
+            due_at=None,
         )
         self._received[request.id] = received
         while len(self._received) > REMEMBERED_REQUESTS:
@@ -163,8 +165,6 @@ class Feedback:
         if request.is_eager or request.called_directly or not self._is_reported(task):
             return
         header = TaskHeader.decode(getattr(request, "owl", None)) or header_in(request.headers)
-        due = due_time(header, getattr(request, "eta", None))
-        wait = None if due is None else self._wall_clock() - due
         running = Try(
             task_id=task_id,
             attempt=int(request.retries or 0),
@@ -173,7 +173,7 @@ class Feedback:
             queue=self._queue(request.delivery_info),
             worker_id=str(request.hostname),
             started=self._clock(),
-            wait_seconds=None if wait is None else max(wait, 0.0),
+            due_at=due_time(header, getattr(request, "eta", None)),
         )
         with self._lock:
             self._running[task_id] = running
@@ -260,7 +260,8 @@ class Feedback:
         self._outbox.close()
 
     def _report(self, ended: Try, state: TryState) -> None:
-        header = ended.header
+        header, due_at = ended.header, ended.due_at
+        seconds, finished_at = max(self._clock() - ended.started, 0.0), self._wall_clock()
         self._outbox.put(
             Outcome(
                 task_id=ended.task_id,
@@ -272,9 +273,10 @@ class Feedback:
                 worker_id=ended.worker_id,
                 gpu_model=self._gpu.model,
                 state=state,
-                service_seconds=max(self._clock() - ended.started, 0.0),
-                finished_at=self._wall_clock(),
-                wait_seconds=ended.wait_seconds,
+                service_seconds=seconds,
+                finished_at=finished_at,
+                # By the time of the end: where that is wrong, the controller puts both right.
+                wait_seconds=None if due_at is None else max(finished_at - seconds - due_at, 0.0),
                 predicted_seconds=predicted_in(header, ended.queue),
                 algorithm=header.algorithm if header else "user",
                 explored=header.explored if header else False,

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from celery import Celery
 
 from owl_celery.controller.events import entries_of
+from owl_celery.feedback import Feedback
+from owl_celery.gpus import current_gpu
 from owl_celery.redis_state import RedisState
 from owl_celery.settings import Settings
 from owl_celery.sync import ProducerSync
 from owl_celery.types import Outcome
-from owl_celery.wire import Keys, encode_event
+from owl_celery.wire import Keys, TaskHeader, encode_event
 from tests.learning import outcome
 
 HOUR = 3600.0
@@ -57,3 +62,26 @@ def test_a_producer_that_has_not_reached_redis_uses_its_own_clock(
     sync = ProducerSync(RedisState("redis://127.0.0.1:1/0", Keys("test")), Settings())
     monkeypatch.setattr("time.time", lambda: AT)
     assert sync.wall_time() == AT
+
+
+def test_a_clock_that_is_set_right_while_a_task_runs_reports_no_hour_of_waiting() -> None:
+    clocks = {"monotonic": 100.0, "wall": AT + HOUR}
+    sent: list[Any] = []
+    app = Celery("clocks", set_as_current=False)
+    feedback = Feedback(
+        app,
+        SimpleNamespace(put=sent.append),  # type: ignore[arg-type]
+        current_gpu(),
+        clock=lambda: clocks["monotonic"],
+        wall_clock=lambda: clocks["wall"],
+    )
+    task = app.task(lambda: None, name="work", shared=False)
+    header = TaskHeader("d1", "gpu.a.0", "q_learning", "work", published_at=AT - 0.5)
+    task.push_request(id="t1", hostname="gpu0@a", called_directly=False, owl=header.encode())
+    feedback.prerun("t1", task)
+    clocks.update(monotonic=101.0, wall=AT + 1.0)
+    feedback.postrun("t1", state="SUCCESS")
+    task.pop_request()
+    app.close()
+    (ended,) = [event for event in sent if isinstance(event, Outcome)]
+    assert (ended.service_seconds, ended.wait_seconds) == (1.0, 0.5)
