@@ -75,7 +75,11 @@ def test_a_clock_that_is_set_right_while_a_task_runs_reports_no_hour_of_waiting(
         clock=lambda: clocks["monotonic"],
         wall_clock=lambda: clocks["wall"],
     )
-    task = app.task(lambda: None, name="work", shared=False)
+
+    @app.task(name="work", shared=False)
+    def task() -> None:
+        """Do nothing."""
+
     header = TaskHeader("d1", "gpu.a.0", "q_learning", "work", published_at=AT - 0.5)
     task.push_request(id="t1", hostname="gpu0@a", called_directly=False, owl=header.encode())
     feedback.prerun("t1", task)
