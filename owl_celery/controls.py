@@ -103,7 +103,7 @@ def drain_queue(state: RedisState, queue: str) -> bool:
     Raises
     ------
     UnknownQueueError
-        When no live worker serves such a queue.
+        When no live worker serves such a queue, and nothing was sent there of late.
     redis.RedisError
         When Redis does not answer.
 
@@ -118,7 +118,7 @@ def resume_queue(state: RedisState, queue: str) -> bool:
     Raises
     ------
     UnknownQueueError
-        When it is not drained and no live worker serves such a queue.
+        When it is not drained, no live worker serves it, and nothing was sent there of late.
     redis.RedisError
         When Redis does not answer.
 
@@ -160,7 +160,7 @@ def has_controller(state: RedisState) -> bool:
 
 def _check(state: RedisState, queue: str) -> None:
     known = known_queues(state)
-    if queue in known:
+    if queue in known or state.client.hexists(state.keys.assigned_count, queue):
         return
     if not known:
         raise UnknownQueueError(

@@ -69,7 +69,7 @@ class AmqpBroker:
         self._held: dict[tuple[str, str], Any] = {}
         self._kept: list[Any] = []
         self._not_in_order: set[str] = set()
-        self.has_more = False
+        self.has_more = self.has_unseen = False
         self.peek_disturbs = True
 
     def depths(self, queues: Sequence[str]) -> dict[str, int]:
@@ -129,7 +129,7 @@ class AmqpBroker:
             return 0
         return self._forward(source, lambda _: destination)
 
-    def redirect(self, source: str, place: Place, limit: int) -> int:
+    def redirect(self, source: str, place: Place, limit: int, permit: Permit | None = None) -> int:
         """Move each waiting task of ours to where ``place`` says, oldest first; count them.
 
         As safe as ``move_all``. What stays is fetched and given back.

@@ -103,12 +103,15 @@ class Broker(Protocol):
     has_more
         Whether the last ``restore`` left something that another can do: tasks to give up for which
         it had no time.
+    has_unseen
+        Whether the last ``redirect`` stopped at its limit; the next one goes on from there.
     peek_disturbs
         Whether a peek takes messages out for a moment, and marks them as delivered before.
 
     """
 
     has_more: bool
+    has_unseen: bool
     peek_disturbs: bool
 
     def depths(self, queues: Sequence[str]) -> dict[str, int]:
@@ -158,7 +161,7 @@ class Broker(Protocol):
         No message is lost and none is doubled if this process ends in the middle of it.
         """
 
-    def redirect(self, source: str, place: Place, limit: int) -> int:
+    def redirect(self, source: str, place: Place, limit: int, permit: Permit | None = None) -> int:
         """Move each waiting task of ours to where ``place`` says, oldest first; count them.
 
         Looks at ``limit`` messages at most, or a few more. Messages without our header stay. As
@@ -198,7 +201,7 @@ class BlindBroker:
 
     """
 
-    has_more = False
+    has_more = has_unseen = False
     peek_disturbs = False
 
     def depths(self, queues: Sequence[str]) -> dict[str, int]:
@@ -226,7 +229,7 @@ class BlindBroker:
         """Move nothing."""
         return 0
 
-    def redirect(self, source: str, place: Place, limit: int) -> int:
+    def redirect(self, source: str, place: Place, limit: int, permit: Permit | None = None) -> int:
         """Move nothing."""
         return 0
 

@@ -77,7 +77,8 @@ class RedisBroker:
         self._channel: Any = None
         self._client: Any = None
         self._late: tuple[bytes, threading.Thread, list[Exception | None]] | None = None
-        self.has_more = False
+        self.has_more = self.has_unseen = False
+        self._resume_at: dict[str, tuple[int, int]] = {}
         self.peek_disturbs = False
         self._count = lua("depths")
         self._contents = lua("contents")
@@ -86,7 +87,7 @@ class RedisBroker:
         self._move = lua("redirected", "move")
         self._restore = lua("permit", "restore")
         self._peek = lua("peek")
-        self._pick = lua("redirected", "pick")
+        self._pick = lua("redirected", "permit", "pick")
 
     def depths(self, queues: Sequence[str]) -> dict[str, int]:
         """Count what waits in each queue, all priorities together, in one round trip."""
@@ -163,34 +164,43 @@ class RedisBroker:
                     total += moved
         return total
 
-    def redirect(self, source: str, place: Place, limit: int) -> int:
+    def redirect(self, source: str, place: Place, limit: int, permit: Permit | None = None) -> int:
         """Move each waiting task of ours to where ``place`` says, oldest first; count them.
 
-        Priorities are kept. What is taken by a worker meanwhile is left to it.
+        Priorities are kept. What is taken by a worker meanwhile is left to it. Where it stops at
+        the limit the next call goes on, so that many which stay hide none behind them.
         """
+        right = permit or Permit("", "", "", 0)
         moved = seen = 0
+        first, kept = self._resume_at.pop(source, (0, 0))
+        self.has_unseen = False
         with self._open() as client:
             peek, pick = client.register_script(self._peek), client.register_script(self._pick)
-            for step, waiting in enumerate(self._lists(source)):
-                kept = 0
-                while seen < limit:
+            for step, waiting in list(enumerate(self._lists(source)))[first:]:
+                is_end = False
+                while not is_end:
+                    if seen >= limit:
+                        self._resume_at[source], self.has_unseen = (step, kept), True
+                        return moved
                     is_end, *reply = peek([waiting], [kept, MOVED_AT_ONCE, MOVED_BYTES])
                     looked = len(reply) // 2
-                    keys = [waiting]
+                    keys = [waiting, right.lease_key, right.fence_key]
                     # Twice, since a worker may have taken some meanwhile.
                     arguments: list[str | int] = [kept + looked, 2 * MOVED_BYTES]
+                    arguments += [right.token, right.fence]
                     for task_id, text in zip(reply[::2], reply[1::2], strict=True):
                         header = TaskHeader.decode(json_in(text))
                         queue = place(header) if header else None
                         if queue is not None and queue != source:
                             keys.append(self._lists(queue)[step])
                             arguments += [task_id, queue]
-                    picked = int(pick(keys, arguments)) if len(keys) > 1 else 0
+                    picked = int(pick(keys, arguments)) if len(keys) > 3 else 0
+                    if picked < 0:
+                        return moved
                     moved += picked
                     seen += looked
                     kept += looked - picked
-                    if is_end:
-                        break
+                kept = 0
         return moved
 
     def restore(

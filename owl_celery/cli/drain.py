@@ -7,6 +7,7 @@ from typing import Final
 
 import click
 
+from owl_celery.brokers.base import Broker
 from owl_celery.cli.asking import state_of
 from owl_celery.cli.terminal import shown
 from owl_celery.controls import QueueLoad, drain_queue, drained_queues, has_controller, queue_load
@@ -34,7 +35,7 @@ def drain(ctx: click.Context, queue: str | None, wait: bool, timeout: float) -> 
     """Empty QUEUE: no new tasks go there, and what waits moves to the next best queue.
 
     What runs there finishes. It stays drained, over restarts, until owl resume QUEUE. Without
-    QUEUE it lists what is drained.
+    QUEUE it lists what is drained. A queue whose workers are gone can be emptied, too.
     """
     with state_of(ctx) as state:
         if queue is None:
@@ -46,7 +47,7 @@ def drain(ctx: click.Context, queue: str | None, wait: bool, timeout: float) -> 
             click.echo(
                 "Warning: No controller is active: tasks go on to it until one is.", err=True
             )
-        if wait and (left := _wait(state, queue, timeout)):
+        if wait and (left := _wait(state, _broker_of(ctx), queue, timeout)):
             raise click.ClickException(
                 f"After {timeout:g} s {left.waiting_count} tasks wait in {queue} and "
                 f"{left.running_count} run. Tasks whose sender named the queue stay there."
@@ -55,12 +56,28 @@ def drain(ctx: click.Context, queue: str | None, wait: bool, timeout: float) -> 
             click.echo(f"Nothing waits or runs in {queue}.")
 
 
-def _wait(state: RedisState, queue: str, timeout_seconds: float) -> QueueLoad | None:
+def _broker_of(ctx: click.Context) -> Broker:
+    from owl_celery.brokers import open_broker
+
+    broker = open_broker(ctx.obj.app)
+    ctx.call_on_close(broker.close)
+    return broker
+
+
+def _load(state: RedisState, broker: Broker, queue: str) -> QueueLoad:
+    """What the controller sees; of a queue without workers only the broker knows what waits."""
+    load = queue_load(state, queue)
+    return QueueLoad(broker.depths([queue]).get(queue, 0)) if load.is_empty else load
+
+
+def _wait(
+    state: RedisState, broker: Broker, queue: str, timeout_seconds: float
+) -> QueueLoad | None:
     """Wait until the queue is empty and stays so for a moment; what is left when time is up."""
     began = time.monotonic()
     empty_since = None
     while True:
-        load = queue_load(state, queue)
+        load = _load(state, broker, queue)
         now = time.monotonic()
         if not (load.is_empty and has_controller(state)):
             empty_since = None

@@ -55,6 +55,7 @@ class Moving:
         self._settings = settings
         self._ledger = ledger
         self._counters = counters
+        self._lease = lease
         placer = Placer(settings, default_queue)
         self._emptying = Emptying(broker, placer, "drained")
         self._freeing = Emptying(broker, placer, "wedged")
@@ -100,17 +101,19 @@ class Moving:
             When the state's Redis does not.
 
         """
-        text = knowledge.text if knowledge else ""
+        text, permit = knowledge.text if knowledge else "", self._lease.permit()
         # Of these two the next tick sees the load.
         drained = self._emptying.due(self._ledger.drained, load, now)
         if drained:
-            self._counters["tasks_drained"] += self._emptying.empty(drained, load, text, now)
+            self._counters["tasks_drained"] += self._emptying.empty(
+                drained, load, text, now, permit
+            )
         if mode != "on":
             return False
         wedged = frozenset(self._ledger.wedged) if self._settings.rescue else frozenset()
         # Where no worker is well, the broker may be away for all: they serve it when it is back.
         if len(load.closed) < len(load.names) and (stuck := self._freeing.due(wedged, load, now)):
-            self._counters["rescued"] += self._freeing.empty(stuck, load, text, now)
+            self._counters["rescued"] += self._freeing.empty(stuck, load, text, now, permit)
         if self._settings.rescue and (dead := self._rescue.due(load, known, now)):
             self._rescue.save(dead, load, text, now)
         return self._settings.steal and bool(self._stealing.step(load, now))

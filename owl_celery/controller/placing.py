@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from owl_celery.brokers.base import Broker
+from owl_celery.brokers.base import Broker, Permit
 from owl_celery.controller.load import Load
 from owl_celery.errors import NoOpenQueueError
 from owl_celery.fleet import Fleet
@@ -115,16 +115,21 @@ class Emptying:
         self._due_at: dict[str, float] = {}
 
     def due(self, queues: frozenset[str], load: Load, now: float) -> list[str]:
-        """Those of these queues where tasks wait that should be looked at now, in order."""
+        """Those of these queues that should be looked at now, in order.
+
+        Of a queue that no worker serves it is not known whether tasks wait there.
+        """
         waiting = dict(zip(load.names, load.waiting_count, strict=True))
         self._due_at = {name: self._due_at.get(name, now) for name in queues}
         due = [
-            name for name, due_at in self._due_at.items() if waiting.get(name, 0) and now >= due_at
+            name for name, due_at in self._due_at.items() if waiting.get(name, 1) and now >= due_at
         ]
         return sorted(due, key=self._due_at.__getitem__)
 
-    def empty(self, queues: list[str], load: Load, knowledge: str, now: float) -> int:
-        """Move what we sent to these queues; count it.
+    def empty(
+        self, queues: list[str], load: Load, knowledge: str, now: float, permit: Permit
+    ) -> int:
+        """Move what we sent to these queues, by right of a lease; count it.
 
         Raises
         ------
@@ -142,10 +147,11 @@ class Emptying:
             if not left:
                 self._due_at[queue] = before[queue]  # In the next round.
                 continue
-            moved = self._broker.redirect(queue, self._placer.place, left)
-            left -= min(waiting[queue], left)
-            if moved:
+            moved = self._broker.redirect(queue, self._placer.place, left, permit)
+            left -= min(max(waiting.get(queue, 0), moved), left)
+            if moved or self._broker.has_unseen:
                 self._due_at[queue] = now + MOVE_SECONDS
+            if moved:
                 log.info(
                     "owl controller: moved %d tasks from %s queue %s", moved, self._what, queue
                 )

@@ -148,8 +148,10 @@ class Rescue:
             if not left:
                 self._due_at[name] = now  # In the next round.
                 continue
-            moved = self._broker.redirect(name, self._placer.place, left)
+            moved = self._broker.redirect(name, self._placer.place, left, self._lease.permit())
             left -= min(depths[name], left)
+            if self._broker.has_unseen:
+                self._due_at[name] = now
             if moved:
                 log.warning("owl controller: rescued %d tasks from dead queue %s", moved, name)
             total += moved

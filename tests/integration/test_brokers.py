@@ -15,7 +15,7 @@ from redis import Redis
 
 from owl_celery.brokers import open_broker, redis
 from owl_celery.brokers.amqp import AmqpBroker
-from owl_celery.brokers.base import BlindBroker, Broker, Contents
+from owl_celery.brokers.base import BlindBroker, Broker, Contents, Permit
 from owl_celery.brokers.redis import RedisBroker
 from owl_celery.errors import BrokerError
 from owl_celery.wire import TaskHeader
@@ -175,6 +175,37 @@ def test_redirect_looks_at_a_bounded_number(make_app: Make) -> None:
     broker.close()
 
 
+def test_redirect_goes_on_behind_what_stays(make_app: Make) -> None:
+    app = make_app()
+    send(app, "gpu.a.0", *range(450))
+    send(app, "gpu.a.0", "ours", headers=header(), priority=9)
+    send(app, "gpu.a.0", "urgent", headers=header())
+    broker = open_broker(app)
+    moved = []
+    for _ in range(3):
+        moved.append((broker.redirect("gpu.a.0", lambda _: "gpu.a.1", 300), broker.has_unseen))
+    assert moved == [(0, True), (2, False), (0, True)]
+    broker.close()
+
+
+def test_redirect_moves_nothing_for_a_controller_that_leads_no_more(
+    make_app: Make, redis_url: str
+) -> None:
+    app = make_app()
+    send(app, "gpu.a.0", "ours", headers=header())
+    broker = open_broker(app)
+    permit = Permit("owl:test:lease", "7:token", "owl:test:moves", 7)
+    with Redis.from_url(redis_url) as client:
+        client.set(permit.lease_key, "8:other")
+        assert broker.redirect("gpu.a.0", lambda _: "gpu.a.1", 100, permit) == 0
+        client.delete(permit.lease_key)
+        client.set(permit.fence_key, 8)
+        assert broker.redirect("gpu.a.0", lambda _: "gpu.a.1", 100, permit) == 0
+        renewed = permit._replace(fence=9)
+        assert broker.redirect("gpu.a.0", lambda _: "gpu.a.1", 100, renewed) == 1
+    broker.close()
+
+
 def test_large_messages_move_a_few_at_a_time(
     make_app: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,10 +219,11 @@ def test_large_messages_move_a_few_at_a_time(
     turn = itertools.cycle([None, "gpu.a.1"])
     assert broker.redirect("gpu.a.0", lambda _: (next(looked), next(turn))[1], 4) == 2
     assert next(looked) == 5
-    assert broker.redirect("gpu.a.0", lambda _: "gpu.a.1", 100) == 8
+    assert broker.redirect("gpu.a.0", lambda _: "gpu.a.1", 100) == 6
+    assert broker.redirect("gpu.a.0", lambda _: "gpu.a.1", 100) == 2
     assert broker.move_all("gpu.a.1", "gpu.a.2") == 10
     broker.close()
-    moved = [texts[1], texts[3], texts[0], texts[2], *texts[4:], *"abc"]
+    moved = [texts[1], texts[3], *texts[4:], *"abc", texts[0], texts[2]]
     assert received(app, "gpu.a.2") == moved
 
 

@@ -192,6 +192,21 @@ def test_a_queue_that_nobody_serves_is_an_error_that_lists_those_there_are(
     assert drained_queues(parts.state) == []
 
 
+def test_a_queue_whose_workers_are_gone_can_be_emptied(
+    app: Celery, parts: Parts, controller: Running
+) -> None:
+    gone = "gpu.gone.0"
+    header = TaskHeader("d1", gone, "q_learning", "proj.work", 1.7e9).encode()
+    app.send_task("proj.work", queue=gone, headers={"owl": header})
+    parts.state.client.hincrby(parts.state.keys.assigned_count, gone, 1)
+
+    result = run(app, drain, gone, "--wait", "--timeout", "10")
+
+    assert result.output.endswith(f"Nothing waits or runs in {gone}.\n")
+    waiting = [parts.state.client.llen(queue) for queue in (gone, QUEUE, OTHER, "celery")]
+    assert (waiting[0], sum(waiting)) == (0, 1)
+
+
 def test_a_drained_queue_can_be_resumed_while_its_worker_is_away(app: Celery, parts: Parts) -> None:
     parts.state.client.sadd(parts.state.keys.drained, QUEUE)
 

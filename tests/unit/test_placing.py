@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from owl_celery.brokers.base import BlindBroker, Place
+from owl_celery.brokers.base import BlindBroker, Permit, Place
 from owl_celery.controller import placing
 from owl_celery.controller.load import Load
 from owl_celery.controller.placing import Emptying, Placer
@@ -19,6 +19,7 @@ from owl_celery.types import Outcome, TryState
 from owl_celery.wire import TaskHeader
 
 SETTINGS = Settings.load(seed=1, exploration_rate=0.0)
+PERMIT = Permit("lease", "7:token", "moves", 7)
 
 
 def load(*gpu_models: str, closed: tuple[int, ...] = ()) -> Load:
@@ -114,7 +115,9 @@ def test_what_one_round_empties_is_bounded_and_every_queue_has_its_turn(
     class Stuck(BlindBroker):
         """Holds only what its senders have put there."""
 
-        def redirect(self, source: str, place: Place, limit: int) -> int:
+        def redirect(
+            self, source: str, place: Place, limit: int, permit: Permit | None = None
+        ) -> int:
             looked.append((source, limit))
             return 0
 
@@ -123,7 +126,7 @@ def test_what_one_round_empties_is_bounded_and_every_queue_has_its_turn(
     fleet.waiting_count = [5, 2, 2]
     for now in (10.0, 20.0, 30.0):
         due = emptying.due(frozenset(fleet.names), fleet, now)
-        emptying.empty(due, fleet, "", now)
+        emptying.empty(due, fleet, "", now, PERMIT)
     assert sorted({name for name, _ in looked}) == ["q0", "q1", "q2"]
     assert max(limit for _, limit in looked) == 3
 
@@ -132,7 +135,9 @@ def test_a_broker_that_fails_is_not_asked_in_every_round() -> None:
     class Failing(BlindBroker):
         """Does not answer."""
 
-        def redirect(self, source: str, place: Place, limit: int) -> int:
+        def redirect(
+            self, source: str, place: Place, limit: int, permit: Permit | None = None
+        ) -> int:
             raise BrokerError("It does not answer.")
 
     emptying = Emptying(Failing(), Placer(SETTINGS, "celery"), "drained")
@@ -142,7 +147,27 @@ def test_a_broker_that_fails_is_not_asked_in_every_round() -> None:
     due = emptying.due(drained, fleet, 10.0)
     assert sorted(due) == ["q0", "q1"]
     with pytest.raises(BrokerError):
-        emptying.empty(due, fleet, "", 10.0)
+        emptying.empty(due, fleet, "", 10.0, PERMIT)
 
     assert not emptying.due(drained, fleet, 10.5)
     assert sorted(emptying.due(drained, fleet, 11.5)) == ["q0", "q1"]
+
+
+def test_a_queue_without_workers_is_emptied_and_where_more_waits_it_goes_on_soon() -> None:
+    class Full(BlindBroker):
+        """Holds more than one round looks at, none of it ours to move."""
+
+        has_unseen = True
+
+        def redirect(
+            self, source: str, place: Place, limit: int, permit: Permit | None = None
+        ) -> int:
+            assert (source, permit) == ("gone", PERMIT)
+            return 0
+
+    emptying = Emptying(Full(), Placer(SETTINGS, "celery"), "drained")
+    fleet, drained = load("V100"), frozenset({"gone"})
+    assert emptying.due(drained, fleet, 10.0) == ["gone"]
+    emptying.empty(["gone"], fleet, "", 10.0, PERMIT)
+    assert emptying.due(drained, fleet, 10.1) == []
+    assert emptying.due(drained, fleet, 10.5) == ["gone"]
