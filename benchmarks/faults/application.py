@@ -74,8 +74,9 @@ def make_app(addresses: Addresses, arm: str, **options: Any) -> Celery:
         made.conf.update(
             task_acks_late=True,
             task_reject_on_worker_lost=True,
-            broker_transport_options={"visibility_timeout": VISIBILITY_SECONDS},
         )
+        if addresses.broker.startswith("redis:"):
+            made.conf.broker_transport_options = {"visibility_timeout": VISIBILITY_SECONDS}
     if arm == "owl":
         install(made, namespace=NAMESPACE, redis_url=addresses.state, **options)
     return made

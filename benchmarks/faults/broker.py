@@ -6,6 +6,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 from benchmarks.faults.cluster import Cluster, Plan
@@ -63,6 +64,13 @@ class BrokerGone(Fault):
         if plain and longest["owl"] > max(longest[arm] for arm in plain) + SLACK_SECONDS:
             wrong.append(f"a publication took {longest['owl']:.1f} s")
         return wrong
+
+
+class RabbitGone(BrokerGone):
+    """The same on RabbitMQ."""
+
+    name = "broker gone, RabbitMQ"
+    plan = replace(BrokerGone.plan, broker="rabbitmq")
 
 
 def errors_of(trials: Sequence[Trial]) -> Counter[str]:

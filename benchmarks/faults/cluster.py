@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import socket
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +23,7 @@ from benchmarks.faults.ledger import Ledger
 from benchmarks.faults.processes import CeleryProcess
 from benchmarks.faults.proxy import Proxy
 from benchmarks.faults.stores import PostgresDatabase, SqliteDatabase
+from benchmarks.rabbitmq import RabbitServer
 from owl_celery.controller.health import Health
 from owl_celery.embedded import EmbeddedRedis, free_port
 from owl_celery.gpus import fake_gpu
@@ -35,6 +38,14 @@ FAKES: Final = Path(__file__).with_name("fakes")
 MODELS: Final = ("k80", "v100", "p100")
 
 
+@cache
+def shared_rabbit() -> RabbitServer:
+    """One RabbitMQ for the whole suite: it takes seconds to start, and a virtual host none."""
+    server = RabbitServer().start()
+    atexit.register(server.close)
+    return server
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What a cluster is made of; faults with equal plans share one.
@@ -43,6 +54,8 @@ class Plan:
     ----------
     workers, controllers
         How many processes; each worker serves a virtual GPU of another model.
+    broker
+        ``redis`` or ``rabbitmq``; the state is in Redis in any case.
     proxied
         ``broker`` or ``state``: what is reached through a proxy.
     database
@@ -63,6 +76,7 @@ class Plan:
 
     workers: int = 2
     controllers: int = 1
+    broker: str = "redis"
     proxied: str = ""
     database: str = "sqlite"
     environment: tuple[tuple[str, str], ...] = ()
@@ -123,12 +137,18 @@ class Cluster:
     def _start(self) -> None:
         server = self._stack.enter_context(EmbeddedRedis())
         base = server.url.rsplit("/", 1)[0]
-        self.proxy = Proxy("127.0.0.1", urlsplit(server.url).port or 0)
+        port, broker = urlsplit(server.url).port or 0, f"{base}/0"
+        if self.plan.broker == "rabbitmq":
+            rabbit = shared_rabbit()
+            broker = self._stack.enter_context(rabbit.virtual_host())
+        self._broker_url = broker
+        proxied = {"broker": urlsplit(broker).port or 0}.get(self.plan.proxied, port)
+        self.proxy = Proxy("127.0.0.1", proxied)
         self._stack.enter_context(self.proxy)
-        through = base.rsplit(":", 1)[0] + f":{self.proxy.port}"
+        through = self._through if self.plan.proxied == "broker" else str
         self.addresses = Addresses(
-            broker=f"{through if self.plan.proxied == 'broker' else base}/0",
-            state=f"{through if self.plan.proxied == 'state' else base}/1",
+            broker=through(broker),
+            state=self._through(f"{base}/1") if self.plan.proxied == "state" else f"{base}/1",
             ledger=f"{base}/2",
             results=f"{base}/3",
         )
@@ -160,6 +180,10 @@ class Cluster:
         self._stack.callback(self._close_app)
         self.wait(self.is_ready, "workers and controllers to be ready", START_SECONDS)
 
+    def _through(self, url: str) -> str:
+        """The same address by way of the proxy."""
+        return url.replace(f":{urlsplit(url).port}/", f":{self.proxy.port}/")
+
     def node(self, number: int) -> str:
         """Celery node name of a worker."""
         return f"gpu{number}@faults"
@@ -181,6 +205,11 @@ class Cluster:
             arguments += ["--prefetch-multiplier", "1"]
         return self._celery(arguments, environment)
 
+    def start_plain_worker(self, *queues: str) -> CeleryProcess:
+        """Start a worker without owl_celery that serves these queues."""
+        arguments = ["worker", "-n", "plain@faults", "-c", "1", "-Q", ",".join(queues), *QUIET]
+        return self._celery(arguments, {**self._environment, "FAULTS_ARM": "celery"})
+
     def start_controller(self, extra: Mapping[str, str] | None = None) -> CeleryProcess:
         """Start one more controller; it leads when no other one does."""
         environment = {"OWL_API_PORT": str(free_port()), "ENABLE_METRICS": "false"}
@@ -201,12 +230,33 @@ class Cluster:
     def is_ready(self) -> bool:
         """Whether every worker consumes, and the producer sees all of them."""
         if self.arm != "owl":
-            # Each blocks on the default queue.
-            listed = self.redis.client_list()
-            return sum(one["cmd"] == "brpop" for one in listed) >= len(self.workers)
+            return self._consumers() >= len(self.workers)
         beats = self.beats().values()
         is_open = sum(not beat.draining for beat in beats) >= len(self.workers)
         return is_open and self.open_queues() >= len(self.workers)
+
+    def _consumers(self) -> int:
+        """Workers that consume the default queue."""
+        if self.plan.broker == "redis":
+            return sum(one["cmd"] == "brpop" for one in self.redis.client_list())
+        found = shared_rabbit().ask("GET", f"consumers/{urlsplit(self._broker_url).path[1:]}")
+        return sum(one["queue"]["name"] == "celery" for one in found)
+
+    def waiting(self, queue: str) -> int:
+        """Messages that wait in a queue."""
+        if self.plan.broker == "redis":
+            return int(self.redis.llen(queue))
+        return int(self._rabbit_queue(queue).get("messages_ready", 0))
+
+    def held(self, queue: str) -> int:
+        """Messages that were delivered from a queue and not acknowledged."""
+        if self.plan.broker == "redis":
+            texts: Any = self.redis.hvals("unacked")
+            return sum(f'"{queue}"' in text for text in texts)
+        return int(self._rabbit_queue(queue).get("messages_unacknowledged", 0))
+
+    def _rabbit_queue(self, queue: str) -> dict[str, Any]:
+        return shared_rabbit().queues(self._broker_url).get(queue, {})
 
     def open_queues(self) -> int:
         """Queues that the producer may choose from, by a view that is not stale."""

@@ -1,9 +1,10 @@
-"""Controllers and movers that are killed while they move tasks."""
+"""Controllers that are killed while they move tasks."""
 
 from __future__ import annotations
 
 import random
 import time
+from dataclasses import replace
 from typing import ClassVar
 
 from benchmarks.faults.cluster import KEYS, Cluster, Plan
@@ -63,3 +64,10 @@ class ControllerKilled(Fault):
         moved = counters.get("stolen", 0) + counters.get("tasks_drained", 0)
         trial.parameters["moved_by_the_last"] = moved
         trial.check("no task started twice", trial.run_again, trial.run_again == 0)
+
+
+class ControllerKilledRabbit(ControllerKilled):
+    """The same on RabbitMQ."""
+
+    name = "controller killed while it moves tasks, RabbitMQ"
+    plan = replace(ControllerKilled.plan, broker="rabbitmq")

@@ -6,7 +6,8 @@ import random
 import signal
 import time
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import ClassVar
 
 from benchmarks.faults.cluster import KEYS, Cluster, Plan
 from benchmarks.faults.fault import ALL_ARMS, Fault, Trial
@@ -84,7 +85,7 @@ class WorkerGone(Fault):
         if cluster.arm != "owl":
             return
         queue = cluster.queue(number)
-        trial.parameters["waiting_there"] = int(cluster.redis.llen(queue))
+        trial.parameters["waiting_there"] = cluster.waiting(queue)
         self._watch(cluster, trial, queue)
 
     def _watch(self, cluster: Cluster, trial: Trial, queue: str) -> None:
@@ -95,7 +96,7 @@ class WorkerGone(Fault):
             count = int(cluster.state.hget(KEYS.assigned_count, queue) or 0)
             if count != assigned:
                 assigned, last = count, passed
-            if not cluster.redis.llen(queue) and not holds(cluster, queue) and passed > 8.0:
+            if passed > 8.0 and not cluster.waiting(queue) and not cluster.held(queue):
                 break
             if passed > 2 * self.limit_seconds:
                 break
@@ -106,12 +107,6 @@ class WorkerGone(Fault):
             last <= ROUTES_STOP_SECONDS + LATE_BY,
         )
         trial.recovery_seconds = round(passed, 2)
-
-
-def holds(cluster: Cluster, queue: str) -> bool:
-    """Whether a message that came from this queue is not acknowledged."""
-    held: Any = cluster.redis.hvals("unacked")
-    return any(f'"{queue}"' in text for text in held)
 
 
 class WorkerFrozen(Fault):
@@ -145,3 +140,10 @@ class WorkerFrozen(Fault):
     def judge(self, cluster: Cluster, trial: Trial, publisher: Publisher, account: Account) -> None:
         took = cluster.wait(cluster.is_ready, "the worker that was frozen", 10.0)
         trial.check("the worker serves its queue again", f"{took:.1f} s after", took <= 10.0)
+
+
+class WorkerGoneRabbit(WorkerGone):
+    """The same on RabbitMQ, which hands back by itself what a dead worker held."""
+
+    name = "worker and its host gone, RabbitMQ"
+    plan = replace(WorkerGone.plan, broker="rabbitmq")
