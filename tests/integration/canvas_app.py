@@ -21,7 +21,8 @@ def make_app(url: str, redis_url: str, *, is_routed: bool) -> Celery:
         broker_connection_retry_on_startup=True,
         result_extended=True,
         task_routes={"user_routed": {"queue": "by.user"}},
-        task_queue_max_priority=None,
+        # On Redis this setting changes nothing.
+        task_queue_max_priority=10,
     )
     if is_routed:
         install(app, namespace="canvas", redis_url=redis_url)
@@ -181,8 +182,8 @@ def add_tasks(app: Celery) -> None:
 
     @app.task(name="give_back", bind=True, shared=False)
     def give_back(self: Any) -> Any:
-        request = self.request
-        return [request.root_id == request.id, request.group, request.priority, request.shadow]
+        request, priority = self.request, self.request.delivery_info["priority"]
+        return [request.root_id == request.id, request.group, priority, request.shadow]
 
 
 if ROUTED in os.environ:

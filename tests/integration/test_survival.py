@@ -24,6 +24,7 @@ from owl_celery.simulate.table import gavel_table
 from owl_celery.store import open_store
 from owl_celery.testing import wait_until
 from owl_celery.wire import Keys
+from tests.message_broker import MessageBroker
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -38,19 +39,20 @@ WAIT_SECONDS = 90.0
 class Stack:
     """Workers on two virtual GPUs, which host the controller, and a producer in this process."""
 
-    def __init__(self, redis_url: str, database: dict[str, str], folder: Path) -> None:
-        self.redis_url = redis_url
+    def __init__(self, broker: MessageBroker, database: dict[str, str], folder: Path) -> None:
+        redis_url = broker.redis_url
         self.settings = Settings(**database)  # type: ignore[arg-type]
         self.state = RedisState(redis_url, Keys(NAMESPACE))
         self.log = folder / "workers.log"
         self._environment = {
             **os.environ,
             "REDIS_URL": redis_url,
+            "TEST_BROKER_URL": broker.url,
             "OWL_NAMESPACE": NAMESPACE,
             **{f"OWL_{name.upper()}": value for name, value in database.items()},
         }
-        self.app = Celery("producer", broker=redis_url, backend=redis_url, set_as_current=False)
-        install(self.app, namespace=NAMESPACE)
+        self.app = Celery("producer", broker=broker.url, backend=redis_url, set_as_current=False)
+        install(self.app, namespace=NAMESPACE, redis_url=redis_url)
 
     @contextmanager
     def workers(self) -> Iterator[subprocess.Popen[bytes]]:
@@ -110,13 +112,16 @@ class Stack:
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def stack(
-    redis_url: str, postgres_url: str, tmp_path: Path, request: pytest.FixtureRequest
+    message_broker: MessageBroker,
+    postgres_url: str,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
 ) -> Iterator[Stack]:
     if request.param == "sqlite":
         database = {"continuous_learning_storage_path": str(tmp_path / "learned")}
     else:
         database = {"database_url": postgres_url}
-    stack = Stack(redis_url, database, tmp_path)
+    stack = Stack(message_broker, database, tmp_path)
     yield stack
     uninstall(stack.app)
     stack.app.close()
@@ -134,6 +139,11 @@ def kill_all(process: subprocess.Popen[bytes]) -> None:
     psutil.wait_procs(victims, timeout=10.0)
 
 
+@pytest.mark.parametrize(
+    ("stack", "message_broker"),
+    [("sqlite", "redis"), ("postgres", "rabbitmq")],
+    indirect=True,
+)
 def test_no_task_is_lost_and_what_was_learned_goes_on(stack: Stack) -> None:
     with stack.workers() as process:
         stack.wait(stack.sees_queues, "both queues")

@@ -253,6 +253,15 @@ def test_queues_stay_off_celerys_list(make_app: MakeApp) -> None:
     assert set(app.amqp.queues) == before
 
 
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+def test_queues_are_declared_as_celery_declares_them(make_app: MakeApp, kind: str) -> None:
+    # RabbitMQ refuses any other declaration, and the task could not be sent.
+    app = make_app(task_queue_max_priority=10, task_create_missing_queue_type=kind)
+    install(app)
+    made = parts_of(app).router.queue("gpu.a.0")
+    assert made.as_dict() == app.amqp.queues["gpu.a.0"].as_dict()
+
+
 def test_two_applications_have_their_own_parts(make_app: MakeApp) -> None:
     one, two = install(make_app("one")), install(make_app("two"))
     assert parts_of(one).state.keys.namespace == "one"
