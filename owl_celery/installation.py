@@ -173,14 +173,15 @@ class Installation:
         A worker without ``-Q`` consumes every queue on Celery's own list.
         """
         queues = self.app.amqp.queues
-        known = dict.get(queues, name)
+        known: Queue | None = dict.get(queues, name)
         if known is not None:
             return known
-        queue = queues.new_missing(name)
+        made: Any = queues.new_missing(name)
         if queues.max_priority is not None:
             # As its list would: RabbitMQ refuses a queue that is declared otherwise than it is.
             arguments = {"x-max-priority": queues.max_priority}
-            queue.queue_arguments = {**arguments, **(queue.queue_arguments or {})}
+            made.queue_arguments = {**arguments, **(made.queue_arguments or {})}
+        queue: Queue = made
         return queue
 
 

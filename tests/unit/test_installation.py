@@ -258,7 +258,7 @@ def test_queues_are_declared_as_celery_declares_them(make_app: MakeApp, kind: st
     # RabbitMQ refuses any other declaration, and the task could not be sent.
     app = make_app(task_queue_max_priority=10, task_create_missing_queue_type=kind)
     install(app)
-    made = parts_of(app).router.queue("gpu.a.0")
+    made: Any = parts_of(app).router.queue("gpu.a.0")
     assert made.as_dict() == app.amqp.queues["gpu.a.0"].as_dict()
 
 
