@@ -52,6 +52,7 @@ class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ha
         super().__init__(parent)
         self._gpu = current_gpu()
         self._worker = parent
+        self._life = secrets.token_hex(4)
         self._active: tuple[str, ...] = ()
         self._is_ready = False
         self._is_closing = False
@@ -155,6 +156,7 @@ class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ha
             draining=self._is_closing or self._is_draining or not self._is_ready,
             tick_age_seconds=self._tick_age_seconds(),
             consuming=self._is_consuming(),
+            life=self._life,
             is_simulated=self._gpu.is_simulated,
         )
 

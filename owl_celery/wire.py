@@ -385,6 +385,8 @@ class Heartbeat:
     tick_age_seconds
         Seconds since the worker's event loop last ran; large when it is wedged, 0 while a task runs
         in a pool that blocks it.
+    life
+        Tells the process from one that had the same node name before.
     consuming
         Whether it is connected to the broker, and takes from its queue.
     is_simulated
@@ -407,6 +409,7 @@ class Heartbeat:
     power_watts: FiniteFloat | None = None
     tick_age_seconds: FiniteFloat = 0.0
     consuming: bool = True
+    life: Name = ""
     is_simulated: bool = False
     version: int = WIRE_VERSION
 

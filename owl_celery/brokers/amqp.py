@@ -256,7 +256,11 @@ class AmqpBroker:
         message.ack()
 
     def restore(
-        self, owners: Mapping[str, Owner], permit: Permit | None = None, max_losses: int = 0
+        self,
+        owners: Mapping[str, Owner],
+        permit: Permit | None = None,
+        max_losses: int = 0,
+        orphans: Mapping[str, float] | None = None,
     ) -> int:
         """Hand back nothing: RabbitMQ does it as soon as a connection is lost."""
         return 0

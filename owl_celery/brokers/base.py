@@ -169,7 +169,11 @@ class Broker(Protocol):
         """
 
     def restore(
-        self, owners: Mapping[str, Owner], permit: Permit | None = None, max_losses: int = 0
+        self,
+        owners: Mapping[str, Owner],
+        permit: Permit | None = None,
+        max_losses: int = 0,
+        orphans: Mapping[str, float] | None = None,
     ) -> int:
         """Hand back to these queues what was delivered from them and never acknowledged.
 
@@ -184,6 +188,9 @@ class Broker(Protocol):
             The right of a controller; not needed by the worker that has claimed its queue.
         max_losses
             How many workers may die while they hold a task, before it fails; 0 for no limit.
+        orphans
+            Tasks to be handed back from whatever queue they came, with the Unix time after which
+            they may have been delivered to somebody else.
 
         """
 
@@ -234,7 +241,11 @@ class BlindBroker:
         return 0
 
     def restore(
-        self, owners: Mapping[str, Owner], permit: Permit | None = None, max_losses: int = 0
+        self,
+        owners: Mapping[str, Owner],
+        permit: Permit | None = None,
+        max_losses: int = 0,
+        orphans: Mapping[str, float] | None = None,
     ) -> int:
         """Hand back nothing."""
         return 0

@@ -204,14 +204,18 @@ class RedisBroker:
         return moved
 
     def restore(
-        self, owners: Mapping[str, Owner], permit: Permit | None = None, max_losses: int = 0
+        self,
+        owners: Mapping[str, Owner],
+        permit: Permit | None = None,
+        max_losses: int = 0,
+        orphans: Mapping[str, float] | None = None,
     ) -> int:
         """Hand back to these queues what was delivered from them and never acknowledged.
 
         Looks through all that any worker of this broker holds, in pieces. Each message keeps its
         priority, is served next, and is marked as delivered before.
         """
-        if not owners:
+        if not owners and not orphans:
             return 0
         right = permit or Permit("", "", "", 0)
         total, cursor = 0, "0"
@@ -229,6 +233,8 @@ class RedisBroker:
             arguments = [
                 *(right.token, right.fence, now, max_losses, prefix, channel.sep, len(steps)),
                 *steps,
+                len(orphans or ()),
+                *(part for orphan in (orphans or {}).items() for part in orphan),
                 *(part for queue, owner in owners.items() for part in (queue, *owner)),
             ]
             while True:

@@ -105,6 +105,11 @@ class LoadLedger:
         return sorted(self._queues)
 
     @property
+    def heartbeats(self) -> list[Heartbeat]:
+        """The latest of each worker that lives."""
+        return [beat.heartbeat for beat in self._beats.values()]
+
+    @property
     def wedged(self) -> dict[str, str]:
         """Queues whose worker takes no tasks though it lives, and what is wrong, in a clause."""
         return {name: q.wedged.reason for name, q in self._queues.items() if q.wedged.reason}

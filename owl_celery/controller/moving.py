@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Collection
 
-from owl_celery.brokers.base import Broker
+from owl_celery.brokers.base import Broker, Permit
 from owl_celery.controller.lease import Lease
 from owl_celery.controller.ledger import LoadLedger
 from owl_celery.controller.load import Load
+from owl_celery.controller.orphans import Orphans
 from owl_celery.controller.placing import Emptying, Placer
 from owl_celery.controller.policy_host import PolicyHost
 from owl_celery.controller.rescue import Rescue
@@ -16,6 +18,8 @@ from owl_celery.controller.stealing import Stealing
 from owl_celery.controller.view import EncodedKnowledge
 from owl_celery.redis_state import RedisState
 from owl_celery.settings import Settings
+
+log = logging.getLogger(__name__)
 
 
 class Moving:
@@ -59,6 +63,8 @@ class Moving:
         placer = Placer(settings, default_queue)
         self._emptying = Emptying(broker, placer, "drained")
         self._freeing = Emptying(broker, placer, "wedged")
+        self._broker = broker
+        self._orphans = Orphans()
         self._rescue = Rescue(
             state,
             broker,
@@ -114,6 +120,20 @@ class Moving:
         # Where no worker is well, the broker may be away for all: they serve it when it is back.
         if len(load.closed) < len(load.names) and (stuck := self._freeing.due(wedged, load, now)):
             self._counters["rescued"] += self._freeing.empty(stuck, load, text, now, permit)
+        if self._settings.rescue:
+            self._hand_back_orphans(permit, now)
         if self._settings.rescue and (dead := self._rescue.due(load, known, now)):
             self._rescue.save(dead, load, text, now)
         return self._settings.steal and bool(self._stealing.step(load, now))
+
+    def _hand_back_orphans(self, permit: Permit, now: float) -> None:
+        """Give back what dead workers held of queues that others serve, too."""
+        orphans = self._orphans.due(self._ledger.heartbeats, now)
+        if not orphans:
+            return
+        count = self._broker.restore({}, permit, self._settings.max_worker_losses, orphans)
+        if not self._broker.has_more:  # Else again at the next look.
+            self._orphans.settled(orphans, now)
+        if count:
+            log.warning("owl controller: %d tasks were held by dead workers", count)
+            self._counters["handed_back"] += count

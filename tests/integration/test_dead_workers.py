@@ -12,7 +12,7 @@ import pytest
 from billiard.exceptions import WorkerLostError
 
 from owl_celery.brokers import open_broker
-from owl_celery.controller import rescue, wedged
+from owl_celery.controller import orphans, rescue, wedged
 from owl_celery.controller.controller import Controller
 from owl_celery.controller.leader import Leader
 from owl_celery.gpus import fake_gpu
@@ -152,6 +152,28 @@ def test_what_a_killed_worker_ran_runs_again_when_it_is_back(cluster: Cluster) -
     wait_until(lambda: cluster.broker.held() == 0, "all acknowledgements")
     if cluster.broker.is_redis:
         assert "they run again" in cluster.log(node)
+
+
+def test_what_dead_workers_held_of_the_default_queue_is_told_by_their_heartbeats(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orphans, "SILENT_SECONDS", 6.0)
+    twice = {"OWL_MAX_WORKER_LOSSES": "2"}
+    nodes = [watched.start(f"gpu{index}", {**LANES[index], **twice}) for index in range(2)]
+    for node in nodes:
+        watched.ready(node)
+
+    # One kills the worker that takes it, and then the other.
+    task = watched.app.send_task(KILL, queue="celery")
+    for node in nodes:
+        watched.processes[node].wait(30.0)
+    watched.start("gpu0", {**LANES[0], **twice})
+
+    with pytest.raises(WorkerLostError, match="died 2 times"):
+        task.get(timeout=60)
+    assert watched.ran() == ["kill", "kill"]
+    wait_until(lambda: watched.broker.held() == 0, "all acknowledgements")
+    assert watched.hold("next", "celery").get(timeout=10) == "next"
 
 
 @pytest.mark.parametrize("message_broker", ["rabbitmq"], indirect=True)

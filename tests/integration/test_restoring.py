@@ -103,6 +103,26 @@ def test_what_a_dead_worker_held_is_served_next_and_what_a_live_one_holds_stays(
     assert broker.restore(NOBODYS) == 0
 
 
+def test_of_a_queue_that_others_serve_goes_back_what_a_dead_worker_held(
+    app: Celery, broker: RedisBroker, held: Held, client: Redis
+) -> None:
+    send_routed(app, "celery", 1, 2, 3)
+    ids = [held.take("celery").headers["id"] for _ in range(3)]
+    delivered = dict(client.zscan_iter("unacked_index"))
+    now = max(delivered.values())
+    # The second is another worker's since, and the third's is not dead.
+    orphans = {ids[0]: now + 1.0, ids[1]: now - 60.0, "t9": now}
+    leads_no_more = Permit("owl:test:lease:controller", "7:token", "owl:test:moves", 7)
+    client.set(leads_no_more.lease_key, "8:other")
+    assert broker.restore({}, leads_no_more, orphans=orphans) == 0
+
+    assert broker.restore({}, orphans=orphans) == 1
+
+    assert numbers_in(client, "celery") == [1]
+    assert client.hlen("unacked") == client.zcard("unacked_index") == 2
+    assert held.take("celery").delivery_tag not in delivered
+
+
 def test_it_is_the_same_message_with_its_priority(
     app: Celery, broker: RedisBroker, held: Held, client: Redis
 ) -> None:

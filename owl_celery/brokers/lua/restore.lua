@@ -2,8 +2,9 @@
 -- KEYS: hash of such messages, index of them, lease, fence.
 -- ARGV: cursor into the hash, how many to look at, token of the lease (empty: none is needed),
 -- fencing number, the present as in an eta, most deaths a task may cause (0: no limit), prefix of
--- lists, separator of priorities, how many priorities, each of them, then for each queue its name,
--- the key of its claim, and whose claim is no hindrance (empty: only if nobody's).
+-- lists, separator of priorities, how many priorities, each of them, how many orphans, for each its
+-- task id and the time after which it may have been delivered to another, then for each queue its
+-- name, the key of its claim, and whose claim is no hindrance (empty: only if nobody's).
 -- Returns the next cursor, how many were handed back, and tag, message, tag, ... of those that
 -- have caused too many deaths; these stay where they are.
 local token, now, most, prefix, separator = ARGV[3], ARGV[5], tonumber(ARGV[6]), ARGV[7], ARGV[8]
@@ -14,8 +15,13 @@ local steps = {}
 for i = 1, tonumber(ARGV[9]) do
   steps[i] = tonumber(ARGV[9 + i])
 end
+local first, orphans = 10 + #steps, {}
+local last = first + 2 * tonumber(ARGV[first])
+for i = first + 1, last, 2 do
+  orphans[ARGV[i]] = tonumber(ARGV[i + 1])
+end
 local is_dead = {}
-for i = 10 + #steps, #ARGV, 3 do
+for i = last + 1, #ARGV, 3 do
   local owner = redis.call('GET', ARGV[i + 1])
   is_dead[ARGV[i]] = not owner or owner == ARGV[i + 2]
 end
@@ -68,15 +74,32 @@ local function marked(message, decoded, tag, count)
   end
 end
 
+local function decoded_in(text)
+  local message = text:match('^%[(.*), "[^"\\]*", "[^"\\]*"%]$')
+  local is_sound, decoded = pcall(cjson.decode, message or '')
+  return message, is_sound and type(decoded) == 'table' and decoded or nil
+end
+
+-- Delivered to nobody else since its worker was last heard of.
+local function is_orphan(tag, text)
+  if not next(orphans) then
+    return false
+  end
+  local _, decoded = decoded_in(text)
+  local headers = decoded and decoded.headers
+  local latest = type(headers) == 'table' and type(headers.id) == 'string' and orphans[headers.id]
+  local delivered = latest and redis.call('ZSCORE', KEYS[2], tag)
+  return delivered and tonumber(delivered) <= latest
+end
+
 local found = redis.call('HSCAN', KEYS[1], ARGV[1], 'COUNT', ARGV[2])
 local handed, deadly = 0, {}
 for i = 1, #found[2], 2 do
   local tag, text = found[2][i], found[2][i + 1]
   local queue = text:sub(-1024):match(', "([^"\\]*)"%]$')
-  if queue and is_dead[queue] then
-    local message = text:match('^%[(.*), "[^"\\]*", "[^"\\]*"%]$')
-    local is_sound, decoded = pcall(cjson.decode, message or '')
-    if is_sound and type(decoded) == 'table' then
+  if queue and (is_dead[queue] or is_orphan(tag, text)) then
+    local message, decoded = decoded_in(text)
+    if decoded then
       local count = deaths(decoded, tag)
       if most > 0 and count >= most then
         deadly[#deadly + 1] = tag
