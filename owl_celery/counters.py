@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from owl_celery.breaker import DEPENDENCIES
 from owl_celery.metrics import DECISION_SECONDS_BOUNDS
 
 MAX_NAMES: Final = 50
@@ -127,6 +128,8 @@ class Counters:
         Decisions by duration, in the order of ``DECISION_SECONDS_BOUNDS``, not cumulated.
     outcomes_dropped
         Events that workers dropped since Redis was away for too long.
+    opened, down_seconds
+        How often and for how long a dependency did not work, by (process, dependency).
 
     """
 
@@ -135,6 +138,8 @@ class Counters:
     decision_seconds: float = 0.0
     decision_buckets: tuple[int, ...] = (0,) * len(DECISION_SECONDS_BOUNDS)
     outcomes_dropped: int = 0
+    opened: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    down_seconds: Mapping[tuple[str, str], float] = field(default_factory=dict)
 
     @classmethod
     def read(cls, hash_fields: Mapping[str, str]) -> Counters:
@@ -150,6 +155,8 @@ class Counters:
         fallbacks: Counter[str] = Counter()
         buckets = [0] * len(DECISION_SECONDS_BOUNDS)
         seconds, dropped = 0.0, 0
+        opened: dict[tuple[str, str], int] = {}
+        down_seconds: dict[tuple[str, str], float] = {}
         for name, text in hash_fields.items():
             number = _number(text)
             if number is None:
@@ -168,12 +175,18 @@ class Counters:
                     buckets[bisect_left(DECISION_SECONDS_BOUNDS, least)] += int(number)
                 case ["outcomes_dropped"]:
                     dropped = int(number)
+                case ["opened", process, part] if part in DEPENDENCIES.get(process, ()):
+                    opened[process, part] = int(number)
+                case ["down_seconds", process, part] if part in DEPENDENCIES.get(process, ()):
+                    down_seconds[process, part] = number
         return cls(
             dict(decisions.most_common(2 * MAX_NAMES)),
             dict(fallbacks.most_common(MAX_NAMES)),
             seconds,
             tuple(buckets),
             dropped,
+            opened,
+            down_seconds,
         )
 
 

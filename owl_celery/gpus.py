@@ -11,6 +11,7 @@ from functools import cache
 from importlib import import_module
 from typing import Any, Final, Protocol, TypeVar
 
+from owl_celery.breaker import Breaker
 from owl_celery.errors import WorkerError
 from owl_celery.settings import Settings
 
@@ -86,6 +87,9 @@ class GpuReader(Protocol):
     def read(self, uuid: str) -> GpuReadings:
         """Present readings of one GPU."""
 
+    def totals(self) -> dict[str, float]:
+        """What is counted of failures, as ``Breaker.totals``."""
+
 
 class NvmlReader:
     """Reads NVIDIA GPUs by UUID, since NVML ignores ``CUDA_VISIBLE_DEVICES``.
@@ -113,6 +117,14 @@ class NvmlReader:
         self._limit_seconds = limit_seconds
         self._is_initialized = False
         self._idle = threading.Lock()
+        self._breaker = Breaker(
+            "worker",
+            "nvml",
+            "owl: GPU readings are unknown: {reason}",
+            "owl: GPU readings are known again",
+            level=logging.INFO,
+            logger=log,
+        )
 
     def list_gpus(self) -> list[Gpu]:
         """GPUs of this host; the MIG instances of a divided one take its place."""
@@ -121,6 +133,10 @@ class NvmlReader:
     def read(self, uuid: str) -> GpuReadings:
         """Present readings of one GPU; those it does not have are None."""
         return self._within_limit(lambda: self._read(uuid)) or GpuReadings()
+
+    def totals(self) -> dict[str, float]:
+        """What is counted of failures, as ``Breaker.totals``."""
+        return self._breaker.totals()
 
     def _within_limit(self, work: Callable[[], T]) -> T | None:
         if not self._idle.acquire(blocking=False):
@@ -141,8 +157,10 @@ class NvmlReader:
         thread.start()
         thread.join(self._limit_seconds)
         problem = problems[0] if problems else "" if found else "NVML does not answer"
-        if problem and problem != self.problem:
-            log.info("owl: GPU readings are unknown: %s", problem)
+        if problem:
+            self._breaker.fails(problem)
+        else:
+            self._breaker.works()
         self.problem = problem
         return found[0] if found else None
 
@@ -279,6 +297,10 @@ class FakeGpus:
             return GpuReadings()
         memory = gpu.memory_total_bytes
         return self._readings.get(uuid, GpuReadings(memory, memory, 0.0, 35.0, 30.0))
+
+    def totals(self) -> dict[str, float]:
+        """Nothing: they never fail."""
+        return {}
 
 
 def check_virtual(model: str) -> None:

@@ -81,6 +81,7 @@ def _histogram(name: str, help: str, *labels: str, bounds: tuple[float, ...]) ->
 QUEUE: Final = ("queue", "gpu_model")
 GPU: Final = ("worker_id", "gpu_model")
 SERVICE: Final = ("task_type", "gpu_model")
+DEPENDENCY: Final = ("process", "dependency")
 
 CONTRACT: Final = (
     _gauge("owl_task_types_count", "Task types with tries."),
@@ -256,6 +257,16 @@ SYSTEM: Final = (
     ),
     _counter("owl_tasks_stolen_total", "Waiting tasks moved to an idle GPU."),
     _counter("owl_tasks_rescued_total", "Tasks taken from queues of dead workers."),
+    _counter(
+        "owl_dependency_failures_total",
+        "Times that what a process depends on stopped working.",
+        *DEPENDENCY,
+    ),
+    _counter(
+        "owl_dependency_down_seconds_total",
+        "Time for which what a process depends on did not work, summed over processes.",
+        *DEPENDENCY,
+    ),
     _counter("owl_outcomes_dropped_total", "Events dropped by workers: Redis was away too long."),
     _counter("owl_store_errors_total", "Failures of the database."),
     _counter("owl_policy_errors_total", "Failures of the policy in the controller."),

@@ -9,6 +9,7 @@ import weakref
 from collections import deque
 from typing import Final
 
+from owl_celery.breaker import Breaker
 from owl_celery.counters import OUTCOMES_DROPPED, Teller
 from owl_celery.redis_state import RedisState
 from owl_celery.redis_trouble import trouble_of
@@ -59,7 +60,10 @@ class Outbox:
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._is_down = False
+        self._redis = Breaker(
+            *("child", "redis", "owl: outcomes wait: {reason}", "owl: outcomes flow again"),
+            logger=log,
+        )
 
     def put(self, event: Event) -> None:
         """Append an event and wake the thread, which is started by the first one."""
@@ -89,9 +93,11 @@ class Outbox:
         while True:
             self._wake.wait()
             self._wake.clear()
+            # Asked before: what fails while it is told to stop is tried once more.
+            is_last = stop.is_set()
             while self._events and self._send():
                 pass
-            if stop.is_set():
+            if is_last:
                 return
             if self._events:
                 stop.wait(RETRY_SECONDS)
@@ -103,7 +109,7 @@ class Outbox:
             batch = [self._events[i] for i in range(min(BATCH_LENGTH, len(self._events)))]
             dropped_before = self.dropped
         pipe = self._state.client.pipeline(transaction=False)
-        counted = self._teller.untold({OUTCOMES_DROPPED: dropped_before})
+        counted = self._teller.untold({OUTCOMES_DROPPED: dropped_before, **self._redis.totals()})
         self._teller.write(pipe, self._state.keys.counters, counted)
         for text in batch:
             pipe.xadd(
@@ -120,13 +126,9 @@ class Outbox:
                     raise reply
         except Exception as error:
             # Whatever it is: a thread that ends here would drop every later outcome.
-            if not self._is_down:
-                self._is_down = True
-                log.warning("owl: outcomes wait: %s", trouble_of(error))
+            self._redis.fails(trouble_of(error))
             return False
-        if self._is_down:
-            self._is_down = False
-            log.warning("owl: outcomes flow again")
+        self._redis.works()
         with self._lock:
             # What was dropped meanwhile came from the front of this very batch.
             for _ in range(len(batch) - (self.dropped - dropped_before)):

@@ -11,7 +11,9 @@ from typing import Any, Final
 
 from redis.exceptions import RedisError
 
+from owl_celery.breaker import Breaker
 from owl_celery.claims import Claims
+from owl_celery.counters import Teller
 from owl_celery.gpus import GpuReader, GpuReadings
 from owl_celery.redis_state import RedisState
 from owl_celery.redis_trouble import reason_of
@@ -83,6 +85,14 @@ class Pulse(threading.Thread):
         self._has_changed = threading.Event()
         self._is_stopping = threading.Event()
         self._problem = ""
+        self._teller = Teller()
+        self._redis = Breaker(
+            "worker",
+            "redis",
+            "owl: Redis does not take the heartbeat ({reason}); the worker works on",
+            "owl: heartbeats are back",
+            logger=log,
+        )
 
     def changed(self) -> None:
         """Ask for a heartbeat now; cheap, from any thread, but not from a signal handler."""
@@ -104,15 +114,15 @@ class Pulse(threading.Thread):
         """Send one heartbeat; a full one renews the claims and reads the GPU, after it is sent."""
         try:
             self._send(is_full)
-            problem = self._renew() if is_full else self._problem
+            self._say(self._renew() if is_full else self._problem)
+            self._redis.works()
         except RedisError as error:
             self.skipped += 1
-            problem = f"Redis does not take the heartbeat ({reason_of(error)})"
+            self._redis.fails(reason_of(error))
         except Exception as error:
             # A fault of ours must not make a working worker look dead for good.
             self.skipped += 1
-            problem = f"the heartbeat failed: {error!r}"
-        self._say(problem)
+            self._say(f"the heartbeat failed: {error!r}")
         if is_full and self._reader is not None:
             before, self._readings = self._readings, self._reader.read(self._gpu_uuid)
             if before.memory_free_bytes is None and self._readings.memory_free_bytes is not None:
@@ -156,15 +166,25 @@ class Pulse(threading.Thread):
             power_watts=read.power_watts,
         )
         ttl = int(self._settings.heartbeat_ttl_seconds * 1000)
+        counted = self._teller.untold(self._totals()) if is_full else {}
         with self._state.client.pipeline(transaction=False) as pipe:
+            self._teller.write(pipe, self._state.keys.counters, counted)
             pipe.set(self._state.keys.heartbeat(heartbeat.node), heartbeat.encode(), px=ttl)
             self._write_more(pipe)
             if is_full:
                 pipe.sadd(self._state.keys.nodes, heartbeat.node)
                 pipe.sismember(self._state.keys.drained, heartbeat.queue)
-            replies = pipe.execute()
+            replies = pipe.execute(raise_on_error=False)
+        # A count that Redis refuses is tried again, and keeps no heartbeat back.
+        self._teller.confirm(counted, replies[: len(counted)])
+        for reply in replies[len(counted) :]:
+            if isinstance(reply, Exception):
+                raise reply
         if is_full:
             self.is_queue_drained = bool(replies[-1])
+
+    def _totals(self) -> dict[str, float]:
+        return {**self._redis.totals(), **(self._reader.totals() if self._reader else {})}
 
     def _renew(self) -> str:
         taken = self._claims.renew()
@@ -177,5 +197,5 @@ class Pulse(threading.Thread):
         if problem:
             log.warning("owl: %s; the worker works on", problem)
         else:
-            log.info("owl: heartbeats are back after %d skipped", self.skipped)
+            log.info("owl: all is well with the heartbeat again")
         self._problem = problem

@@ -28,6 +28,8 @@ def recover(broker: Broker, queue: str, owner: Owner, max_losses: int) -> int:
             error,
         )
         return 0
+    if broker.trouble:
+        log.warning("owl: %s", broker.trouble)
     if restored:
         log.warning(
             "owl: %d tasks were held by a worker of %s that was killed; they run again",

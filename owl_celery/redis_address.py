@@ -143,7 +143,8 @@ class RedisAddress:
         if not self.sentinels:
             is_secure = options.pop("ssl", False)
             options |= {"connection_class": SSLConnection} if is_secure else {}
-            return Redis.from_pool(ConnectionPool(**options))
+            # Not by ``from_pool``: a client that is dropped leaves another thread its connection.
+            return Redis(connection_pool=ConnectionPool(**options))
         manager = Sentinel(  # type: ignore[no-untyped-call]
             self.sentinels, sentinel_kwargs={**usual, **self.sentinel_options}, **options
         )

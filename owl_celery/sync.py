@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from owl_celery.breaker import Breaker
 from owl_celery.counters import RoutingTally, Teller
 from owl_celery.fleet import Fleet
 from owl_celery.policies import make_policy
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 
 BUSY_FOR_SECONDS: Final = 2.0
 IN_FLIGHT_LIMIT_SECONDS: Final = 5.0
+LEAST_RETRY_SECONDS: Final = 0.1
 COUNTERS_SECONDS: Final = 1.0
 """Pause between two reports of what was counted: it costs as much as the rest of a sync."""
 SHARE_OF_TIME: Final = 0.05
@@ -132,7 +134,16 @@ class ProducerSync:
         self._changed_at = 0.0
         self._redis_origin: float | None = None
         self._last_use = -BUSY_FOR_SECONDS
-        self._is_down = False
+        self._redis = Breaker(
+            "producer",
+            "redis",
+            "owl: no load view: {reason} Tasks go the simpler way until it is back.",
+            "owl: the load view is back",
+            least_seconds=LEAST_RETRY_SECONDS,
+            most_seconds=self._settings.sync_idle_seconds,
+            logger=log,
+            clock=self._clock,
+        )
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -207,8 +218,7 @@ class ProducerSync:
 
     def flush(self) -> None:
         """Sync once, now, in the calling thread."""
-        self._tally_due = 0.0
-        self._sync_logged()
+        self._sync_logged(has_to_tell=True)
 
     def close(self) -> None:
         """Tell what is untold and stop the thread; the next task starts it again."""
@@ -234,31 +244,30 @@ class ProducerSync:
             cost = time.thread_time() - began
             is_busy = self._clock() - self._last_use < BUSY_FOR_SECONDS
             if is_busy:
-                stop.wait(max(self._settings.sync_busy_seconds, cost / SHARE_OF_TIME))
+                pause = max(self._settings.sync_busy_seconds, cost / SHARE_OF_TIME)
+                stop.wait(max(pause, self._redis.pause_seconds))
             else:
                 wake.wait(self._settings.sync_idle_seconds)
             wake.clear()
-        if self._untold or self._teller.untold(self.tally.totals()):
+        if self._untold or self._teller.untold(self._totals()):
             self.flush()
 
-    def _sync_logged(self) -> None:
+    def _sync_logged(self, has_to_tell: bool = False) -> None:
         """Sync; a failure is counted, and logged when it begins and when it ends."""
         try:
             with self._sync_lock:
+                if has_to_tell:
+                    self._tally_due = 0.0
                 self._sync()
         except Exception as error:
             # Whatever it is: a thread that ends here would leave this process without a view.
             self.failures += 1
-            if not self._is_down:
-                self._is_down = True
-                log.warning(
-                    "owl: no load view: %s Tasks go the simpler way until it is back.",
-                    trouble_of(error),
-                )
+            self._redis.fails(trouble_of(error))
         else:
-            if self._is_down:
-                self._is_down = False
-                log.warning("owl: the load view is back")
+            self._redis.works()
+
+    def _totals(self) -> dict[str, float]:
+        return {**self.tally.totals(), **self._redis.totals()}
 
     def _sync(self) -> None:
         keys, counted = self._state.keys, {}
@@ -266,7 +275,7 @@ class ProducerSync:
             untold, self._untold = self._untold, _Untold()
         pipe = self._state.client.pipeline(transaction=False)
         if self._clock() >= self._tally_due:
-            counted = self._teller.untold(self.tally.totals())
+            counted = self._teller.untold(self._totals())
             self._teller.write(pipe, keys.counters, counted)
         for queue, count in untold.count.items():
             pipe.hincrby(keys.assigned_count, queue, count)

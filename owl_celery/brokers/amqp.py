@@ -70,6 +70,7 @@ class AmqpBroker:
         self._kept: list[Any] = []
         self._not_in_order: set[str] = set()
         self.has_more = self.has_unseen = False
+        self.trouble = ""
         self.peek_disturbs = True
 
     def depths(self, queues: Sequence[str]) -> dict[str, int]:

@@ -105,6 +105,9 @@ class Broker(Protocol):
         it had no time.
     has_unseen
         Whether the last ``redirect`` stopped at its limit; the next one goes on from there.
+    trouble
+        What keeps tasks from being given up, in a sentence: a result backend that takes no results;
+        empty when nothing does.
     peek_disturbs
         Whether a peek takes messages out for a moment, and marks them as delivered before.
 
@@ -112,6 +115,7 @@ class Broker(Protocol):
 
     has_more: bool
     has_unseen: bool
+    trouble: str
     peek_disturbs: bool
 
     def depths(self, queues: Sequence[str]) -> dict[str, int]:
@@ -209,6 +213,7 @@ class BlindBroker:
     """
 
     has_more = has_unseen = False
+    trouble = ""
     peek_disturbs = False
 
     def depths(self, queues: Sequence[str]) -> dict[str, int]:

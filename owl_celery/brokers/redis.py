@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,8 +23,6 @@ from owl_celery.wire import TaskHeader
 
 if TYPE_CHECKING:
     from celery import Celery
-
-log = logging.getLogger(__name__)
 
 SCRIPTS: Final = resources.files("owl_celery.brokers") / "lua"
 MOVED_AT_ONCE: Final = 200
@@ -79,6 +76,7 @@ class RedisBroker:
         self._late: tuple[bytes, threading.Thread, list[Exception | None]] | None = None
         self.has_more = self.has_unseen = False
         self._resume_at: dict[str, tuple[int, int]] = {}
+        self.trouble = ""
         self.peek_disturbs = False
         self._count = lua("depths")
         self._contents = lua("contents")
@@ -260,7 +258,6 @@ class RedisBroker:
             self.has_more = True
             return
         if not has_failed:
-            log.error("owl: it comes back after the visibility timeout, to be given up then")
             return
         unacked, index = keys[:2]
         with client.pipeline() as pipe:
@@ -289,16 +286,20 @@ class RedisBroker:
             try:
                 self._fail(message, losses)
             except Exception as error:
-                log.error("owl: the failure of a task cannot be stored: %r", error)
+                self.trouble = (
+                    f"The result backend takes no results ({reason_of(error)}): a task that kills "
+                    "its workers comes back after the visibility timeout, to be given up then."
+                )
                 errors.append(error)
             else:
+                self.trouble = ""
                 errors.append(None)
 
         thread = threading.Thread(target=fail, name="owl-give-up", daemon=True)
         thread.start()
         thread.join(left)
         if thread.is_alive():
-            log.error("owl: the result backend hangs; what is to be given up waits for it")
+            self.trouble = "The result backend hangs: tasks that kill their workers wait for it."
             self._late = tag, thread, errors
             return None
         return errors == [None]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Self
+from typing import Final, Self
 
+from owl_celery.breaker import DEPENDENCIES, Breaker
+from owl_celery.counters import Teller
 from owl_celery.wire import dumps
 
 log = logging.getLogger(__name__)
@@ -75,10 +78,22 @@ class Health:
             return None
 
 
+DEPENDENCY_OF: Final[Mapping[str, str]] = {
+    **{name: name for name in DEPENDENCIES["controller"]},
+    "store": "database",
+}
+"""Parts that are dependencies of the controller, whose failures are counted."""
+
+
 class Troubles:
-    """What does not work at present, by part; logged when it begins and when it ends.
+    """What does not work at present, by part; logged when it begins and when it ends, and counted.
 
     Used by several threads: each part belongs to one of them.
+
+    Attributes
+    ----------
+    teller
+        Knows what was told of ``totals``, over all terms of the controller.
 
     Examples
     --------
@@ -94,16 +109,24 @@ class Troubles:
 
     def __init__(self) -> None:
         self._sentences: dict[str, str] = {}
+        self._breakers: dict[str, Breaker] = {}
+        self.teller = Teller()
 
     def begin(self, part: str, sentence: str) -> None:
         """Note that a part does not work; logged unless it is known already."""
-        if part not in self._sentences:
+        if (breaker := self._breaker(part)) is not None:
+            breaker.fails(sentence)
+        elif part not in self._sentences:
             log.warning("owl controller: %s: %s", part, sentence)
         self._sentences[part] = sentence
 
     def end(self, part: str) -> None:
         """Note that a part works; logged if it did not."""
-        if self._sentences.pop(part, None) is not None:
+        if self._sentences.pop(part, None) is None:
+            return
+        if (breaker := self._breaker(part)) is not None:
+            breaker.works()
+        else:
             log.warning("owl controller: %s: works again", part)
 
     def note(self, part: str, sentence: str) -> None:
@@ -116,3 +139,21 @@ class Troubles:
     def now(self) -> dict[str, str]:
         """Sentences by part."""
         return dict(self._sentences)
+
+    def totals(self) -> dict[str, float]:
+        """What is counted of all dependencies, as ``Breaker.totals``."""
+        totals: dict[str, float] = {}
+        for breaker in list(self._breakers.values()):
+            totals.update(breaker.totals())
+        return totals
+
+    def _breaker(self, part: str) -> Breaker | None:
+        if part in DEPENDENCY_OF and part not in self._breakers:
+            self._breakers[part] = Breaker(
+                "controller",
+                DEPENDENCY_OF[part],
+                f"owl controller: {part}: {{reason}}",
+                f"owl controller: {part}: works again",
+                logger=log,
+            )
+        return self._breakers.get(part)

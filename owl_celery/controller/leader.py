@@ -40,6 +40,7 @@ DEPTHS_SHARE: Final = 0.2
 BROKER_RETRY_SECONDS: Final = 2.0
 HEALTH_SECONDS: Final = 1.0
 HEALTH_TTL_SECONDS: Final = 5.0
+POLICY_WELL_SECONDS: Final = 60.0
 IDLE_AFTER_SECONDS: Final = 2.0
 LEARN_SECONDS: Final = 0.03
 LEARN_IDLE_SECONDS: Final = 0.2
@@ -109,6 +110,7 @@ class Leader:
         self._first_knowledge: EncodedKnowledge | None = None
         self._publisher = ViewPublisher(lease, state.keys, self._known_knowledge())
         self._mode = "on"
+        self._policy_errors, self._policy_failed_at = 0, float("-inf")
         self._cursor = self._look_back()
         self._assigned = IdleFields(
             state, [state.keys.assigned_count, state.keys.assigned_seconds], MAX_IDLE_QUEUES
@@ -188,6 +190,7 @@ class Leader:
         further = []
         if now >= self._health_at:
             self._health_at = now + HEALTH_SECONDS
+            self._tell(now)
             further.append(Write(keys.health, self.health().encode(), HEALTH_TTL_SECONDS))
         is_ours = self._publisher.publish(load, self._ledger_time, now, knowledge, further)
         self._tick_seconds += 0.1 * (self.now() - began - self._tick_seconds)
@@ -213,6 +216,21 @@ class Leader:
             tick_seconds=round(self._tick_seconds, 6),
             counters={**self.counters, **self.learner.counters},
         )
+
+    def _tell(self, now: float) -> None:
+        """Note what does not work beside us, and tell of all failures what has been added."""
+        self._troubles.note("results", self._broker.trouble)
+        errors = self.learner.counters["policy_errors"] + self.counters["policy_errors"]
+        if errors > self._policy_errors:
+            self._policy_errors, self._policy_failed_at = errors, now
+            self._troubles.begin("policy", "The policy fails; see the log of the controller.")
+        elif now - self._policy_failed_at > POLICY_WELL_SECONDS:
+            self._troubles.end("policy")
+        teller = self._troubles.teller
+        if counted := teller.untold(self._troubles.totals()):
+            pipe = self._state.client.pipeline(transaction=False)
+            teller.write(pipe, self._state.keys.counters, counted)
+            teller.confirm(counted, pipe.execute(raise_on_error=False))
 
     def start_learning(self) -> None:
         """Run the learner in a thread of its own; a second call changes nothing."""

@@ -11,6 +11,7 @@ from owl_celery.counters import Counters
 from owl_celery.exporter.learned import learned_families
 from owl_celery.exporter.live import (
     controller_families,
+    dependency_families,
     health_families,
     queue_families,
     routing_families,
@@ -33,6 +34,8 @@ class OwlCollector(Collector):
         Of the broker; None when it has none.
     unserved
         Counts tasks that wait in queues which nobody serves.
+    own_totals
+        What the exporter counts of its own dependencies, as ``Breaker.totals``.
 
     """
 
@@ -42,11 +45,13 @@ class OwlCollector(Collector):
         observed: Observed,
         visibility_timeout_seconds: float | None = None,
         unserved: Callable[[Overview], Mapping[str, int]] = lambda overview: {},
+        own_totals: Callable[[], Mapping[str, float]] = dict,
     ) -> None:
         self._read = read
         self._observed = observed
         self._visibility_timeout_seconds = visibility_timeout_seconds
         self._unserved = unserved
+        self._own_totals = own_totals
         self._is_read = False
         self._rows: tuple[object, ...] | None = None
         self._learned: list[Metric] = []
@@ -69,6 +74,9 @@ class OwlCollector(Collector):
         yield from worker_families(overview.workers)
         yield from health_families(overview, self._visibility_timeout_seconds)
         yield from controller_families(self._controller_counters)
+        yield from dependency_families(
+            self._counters, {**overview.own_counters, **self._own_totals()}
+        )
 
     def _learned_of(self, overview: Overview) -> list[Metric]:
         """Families of the rows: half of the work in a large fleet, done when they have changed."""

@@ -67,7 +67,11 @@ class Exporter:
         self._tail = OutcomeTail(state)
         self._unserved = unserved or UnservedQueues(state, BlindBroker(), "", clock)
         self._collector = OwlCollector(
-            read, self._observed, visibility_timeout_seconds, self._unserved.counts
+            read,
+            self._observed,
+            visibility_timeout_seconds,
+            self._unserved.counts,
+            self._unserved.totals,
         )
         self._page = Page(clock)
         self._server: MetricsServer | None = None

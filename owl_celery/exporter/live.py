@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from prometheus_client import Metric
 
 from owl_celery.aggregates import OTHER
+from owl_celery.breaker import DEPENDENCIES
 from owl_celery.counters import FALLBACK_REASONS, Counters
 from owl_celery.exporter.families import counter, gauge, histogram, single
 from owl_celery.exporter.labels import clean, pooled
@@ -101,6 +102,17 @@ def controller_families(counted: Mapping[str, int]) -> Iterator[Metric]:
     """Families of what the controller that leads has counted."""
     for name, key in CONTROLLER_COUNTERS.items():
         yield counter(name, [((), counted.get(key, 0))])
+
+
+def dependency_families(told: Counters, own: Mapping[str, float]) -> Iterator[Metric]:
+    """Families of what did not work: in producers, workers and controllers, and in this process."""
+    ours = Counters.read({name: repr(value) for name, value in own.items()})
+    pairs = [(process, part) for process, parts in DEPENDENCIES.items() for part in parts]
+    opened = {**told.opened, **ours.opened}
+    down_seconds = {**told.down_seconds, **ours.down_seconds}
+    # From 0, so that Prometheus sees the first failure as an increase.
+    yield counter("owl_dependency_failures_total", ((p, opened.get(p, 0)) for p in pairs))
+    yield counter("owl_dependency_down_seconds_total", ((p, down_seconds.get(p, 0)) for p in pairs))
 
 
 def health_families(

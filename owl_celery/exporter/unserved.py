@@ -9,11 +9,13 @@ from typing import Any, Final
 
 from redis.exceptions import RedisError
 
+from owl_celery.breaker import Breaker
 from owl_celery.brokers.base import Broker
 from owl_celery.errors import BrokerError
 from owl_celery.metrics import MAX_QUEUES
 from owl_celery.overview import Overview
 from owl_celery.redis_state import RedisState
+from owl_celery.redis_trouble import trouble_of
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +51,14 @@ class UnservedQueues:
         self._clock = clock
         self._look_at = float("-inf")
         self._counts: Mapping[str, int] = {}
+        self._breaker = Breaker(
+            "serve",
+            "broker",
+            "owl exporter: queues are not looked into: {reason}",
+            "owl exporter: queues are looked into again",
+            logger=log,
+            clock=clock,
+        )
 
     def counts(self, overview: Overview) -> Mapping[str, int]:
         """Tasks that wait by queue, a few seconds old at most; those without any are left out."""
@@ -59,9 +69,16 @@ class UnservedQueues:
             try:
                 self._counts = self._look(overview)
             except (BrokerError, RedisError, OSError) as error:
-                log.info("owl exporter: queues are not looked into (%s)", error)
+                sentence = str(error) if isinstance(error, BrokerError) else trouble_of(error)
+                self._breaker.fails(sentence)
                 self._counts = {}
+            else:
+                self._breaker.works()
         return self._counts
+
+    def totals(self) -> dict[str, float]:
+        """What is counted of failures, as ``Breaker.totals``."""
+        return self._breaker.totals()
 
     def close(self) -> None:
         """Close the connection to the broker."""

@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 import numpy as np
 
 from owl_celery.aggregates import Aggregates
+from owl_celery.breaker import Breaker
 from owl_celery.errors import OwlError, StoreError
 from owl_celery.store.base import Store
 from owl_celery.types import Outcome
@@ -23,9 +24,10 @@ CACHE_SECONDS: Final = 2.0
 COST_SHARE: Final = 0.1
 """Most of the time that is spent on reading: a database that takes long is read less often."""
 
+MOST_RETRY_SECONDS: Final = 10.0
 FIRST_WAIT_SECONDS: Final = 2.0
 HANGING_SECONDS: Final = 5.0
-ASK_SECONDS: Final = 3.0
+ASK_SECONDS: Final = 1.0
 ASKED_AT_ONCE: Final = 4
 RECENT_SECONDS: Final = 30.0
 RECENT_COUNT: Final = 5_000
@@ -82,6 +84,16 @@ class KeptReader:
         self._recent_version: int | None = None
         self._has_answered = threading.Event()
         self._slots = threading.BoundedSemaphore(ASKED_AT_ONCE)
+        self._database = Breaker(
+            "serve",
+            "database",
+            "owl: the database cannot be read: {reason}",
+            "owl: the database can be read again",
+            most_seconds=MOST_RETRY_SECONDS,
+            level=logging.INFO,
+            logger=log,
+            clock=clock,
+        )
 
     def latest(self) -> Kept:
         """The latest copy; starts to read a newer one when it is time. Never raises."""
@@ -99,11 +111,13 @@ class KeptReader:
             self._has_answered.wait(max(FIRST_WAIT_SECONDS - (now - self._began_at), 0.0))
         kept = self._kept
         if is_reading and not kept.trouble and now - self._began_at > HANGING_SECONDS:
-            return replace(kept, trouble="The database does not answer; it is asked again.")
+            trouble = "The database does not answer; it is asked again."
+            self._note(trouble)
+            return replace(kept, trouble=trouble)
         return kept
 
     def ask(self, question: Callable[[Store], Answer]) -> Answer:
-        """Ask the store something else, within three seconds.
+        """Ask the store something else, within a second; at once while it is known not to answer.
 
         Raises
         ------
@@ -111,6 +125,10 @@ class KeptReader:
             When the database cannot be used, or does not answer in time.
 
         """
+        until = time.monotonic() + ASK_SECONDS
+        with self._lock:
+            if not self._database.may_try:
+                raise StoreError(self._database.reason)
         if not self._slots.acquire(timeout=ASK_SECONDS):
             raise StoreError("The database does not answer earlier questions; try again later.")
         answers: list[Answer] = []
@@ -126,15 +144,31 @@ class KeptReader:
 
         thread = threading.Thread(target=run, name="kept-question", daemon=True)
         thread.start()
-        thread.join(ASK_SECONDS)
+        thread.join(max(until - time.monotonic(), 0.0))
         if answers:
+            self._note("")
             return answers[0]
         if errors and isinstance(errors[0], OwlError):
             raise StoreError(str(errors[0])) from errors[0]
         if errors:
             log.error("owl: the database was asked in vain", exc_info=errors[0])
             raise StoreError(f"The database cannot be read ({errors[0]!r}).") from errors[0]
-        raise StoreError(f"The database does not answer within {ASK_SECONDS:g} s.")
+        sentence = f"The database does not answer within {ASK_SECONDS:g} s."
+        self._note(sentence)
+        raise StoreError(sentence)
+
+    def totals(self) -> dict[str, float]:
+        """What is counted of failures, as ``Breaker.totals``."""
+        with self._lock:
+            return self._database.totals()
+
+    def _note(self, trouble: str) -> None:
+        """Note what is wrong with the database, or that nothing is."""
+        with self._lock:
+            if trouble:
+                self._database.fails(trouble)
+            else:
+                self._database.works()
 
     def close(self) -> None:
         """Close the connections; the next use opens new ones."""
@@ -155,10 +189,9 @@ class KeptReader:
         except OwlError as error:
             self._kept = replace(kept, trouble=str(error))
         except Exception as error:
-            if not kept.trouble:
-                log.exception("owl: the database cannot be read")
             self._kept = replace(kept, trouble=f"The database cannot be read ({error!r}).")
         finally:
+            self._note(self._kept.trouble)
             ended = self._clock()
             self._next_at = ended + max(CACHE_SECONDS, (ended - began) / COST_SHARE)
             self._has_answered.set()

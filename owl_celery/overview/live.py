@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from redis.exceptions import RedisError
 
+from owl_celery.breaker import Breaker
 from owl_celery.controller.health import Health
 from owl_celery.counters import Counters
 from owl_celery.errors import OwlError
@@ -80,6 +81,11 @@ class LiveReader:
     clock
         Monotonic seconds.
 
+    Attributes
+    ----------
+    redis
+        How often and for how long Redis could not be read.
+
     """
 
     def __init__(
@@ -92,15 +98,26 @@ class LiveReader:
         self._beats_at = self._knowledge_at = float("-inf")
         self._beat_texts: dict[str, tuple[str, Heartbeat]] = {}
         self._unreadable: set[str] = set()
+        self.redis = Breaker(
+            "serve",
+            "redis",
+            "owl: the load cannot be shown: {reason}",
+            "owl: the load can be shown again",
+            level=logging.INFO,
+            logger=log,
+            clock=clock,
+        )
 
     def read(self) -> Live:
         """Read what there is; never raises for a Redis that is away."""
         try:
             self._live = self._read()
+            self.redis.works()
         except (RedisError, OSError) as error:
-            last = self._live
+            last, trouble = self._live, trouble_of(error)
+            self.redis.fails(trouble)
             self._live = Live(
-                trouble=trouble_of(error),
+                trouble=trouble,
                 redis_time=last.redis_time,
                 mode=last.mode,
                 knowledge=last.knowledge,

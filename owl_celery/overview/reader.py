@@ -99,7 +99,7 @@ class OverviewReader:
             return self._last
 
     def ask(self, question: Callable[[Store], Answer]) -> Answer:
-        """Ask the store something that is in no overview, within three seconds.
+        """Ask the store something that is in no overview, within a second.
 
         Raises
         ------
@@ -142,6 +142,7 @@ class OverviewReader:
             exploration_rate=derived.exploration_rate,
             counters=live.counters,
             controller_counters=live.controller.counters if live.controller else {},
+            own_counters={**self._live.redis.totals(), **self._kept.totals()},
             p99_seconds=kept.p99_seconds,
             knowledge=live.knowledge,
         )

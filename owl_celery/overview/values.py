@@ -279,6 +279,8 @@ class Overview:
         What producers and workers count.
     controller_counters
         What the active controller counts since it leads.
+    own_counters
+        What this process counts of its own dependencies, as ``Breaker.totals``.
     p99_seconds
         99th percentile of the service time of recent successful tries, by task type.
 
@@ -301,5 +303,6 @@ class Overview:
     exploration_rate: float | None = None
     counters: Counters = field(default_factory=Counters)
     controller_counters: Mapping[str, int] = field(default_factory=dict)
+    own_counters: Mapping[str, float] = field(default_factory=dict)
     p99_seconds: Mapping[str, float] = field(default_factory=dict)
     knowledge: KnowledgeNow = field(default_factory=KnowledgeNow)

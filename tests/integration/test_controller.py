@@ -19,6 +19,7 @@ from owl_celery.controller.controller import Controller
 from owl_celery.controller.health import Health
 from owl_celery.controller.leader import Leader
 from owl_celery.controller.lease import Lease, Write
+from owl_celery.counters import Counters
 from owl_celery.errors import BrokerError, StoreError
 from owl_celery.policies import make_policy
 from owl_celery.records import FleetRecord, Knowledge, View, decode_record
@@ -570,6 +571,31 @@ def test_a_broker_that_is_down_leaves_the_ledger_to_its_sums(bench: Bench) -> No
     bench.tick(after=3.0)
     assert list(bench.view().waiting_count) == [0]
     assert bench.leader.health().troubles == {}
+    bench.tick(after=1.0)
+    told: Any = bench.state.client.hgetall(bench.state.keys.counters)
+    assert Counters.read(told).opened == {("controller", "broker"): 1}
+
+
+def test_what_else_does_not_work_is_a_trouble_until_it_does(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.tick()
+    bench.broker.trouble = "The result backend hangs."
+    bench.leader.learner.counters["policy_errors"] += 1
+    for _ in range(3):
+        bench.tick(after=1.0)
+    troubles = bench.leader.health().troubles
+    assert troubles.keys() == {"results", "policy"}
+    assert troubles["results"] == "The result backend hangs."
+    bench.broker.trouble = ""
+    bench.tick(after=1.0)
+    assert bench.leader.health().troubles.keys() == {"policy"}
+    bench.tick(after=61.0)
+    assert bench.leader.health().troubles == {}
+    said = [record.getMessage().partition(", after")[0] for record in caplog.records]
+    assert said.count("owl controller: results: The result backend hangs.") == 1
+    assert said.count("owl controller: results: works again") == 1
+    assert said.count("owl controller: policy: works again") == 1
 
 
 def test_health_is_published(bench: Bench) -> None:

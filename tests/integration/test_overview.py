@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -264,7 +265,7 @@ def test_a_database_that_hangs_holds_up_nobody(
 
 
 def test_questions_to_a_database_that_hangs_end_in_time(
-    reader: OverviewReader, store: Fragile, monkeypatch: pytest.MonkeyPatch
+    reader: OverviewReader, store: Fragile, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kept_module, "ASK_SECONDS", 0.05)
     assert reader.ask(lambda kept: kept.version()) == 0
@@ -272,11 +273,30 @@ def test_questions_to_a_database_that_hangs_end_in_time(
     for _ in range(kept_module.ASKED_AT_ONCE + 1):
         with pytest.raises(StoreError, match="does not answer"):
             reader.ask(lambda kept: kept.version())
+        clock.seconds += kept_module.MOST_RETRY_SECONDS
     store.answers.set()
-    assert wait_until(lambda: _answers(reader), "an answer")
+    assert wait_until(lambda: _answers(reader, clock), "an answer")
 
 
-def _answers(reader: OverviewReader) -> bool:
+def test_a_question_is_answered_at_once_while_the_database_is_known_to_hang(
+    reader: OverviewReader, store: Fragile
+) -> None:
+    assert reader.ask(lambda kept: kept.version()) == 0
+    store.answers.clear()
+    seconds = []
+    for _ in range(3):
+        began = time.monotonic()
+        with pytest.raises(StoreError, match="does not answer"):
+            reader.ask(lambda kept: kept.version())
+        seconds.append(time.monotonic() - began)
+    store.answers.set()
+    assert kept_module.ASK_SECONDS <= seconds[0] < kept_module.ASK_SECONDS + 0.5
+    assert max(seconds[1:]) < 0.1
+    assert reader.read().own_counters["opened|serve|database"] == 1
+
+
+def _answers(reader: OverviewReader, clock: Clock) -> bool:
+    clock.seconds += kept_module.MOST_RETRY_SECONDS
     try:
         return reader.ask(lambda kept: kept.version()) == 0
     except StoreError:

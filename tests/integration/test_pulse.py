@@ -125,7 +125,7 @@ def test_their_return_is_said(state: RedisState, caplog: pytest.LogCaptureFixtur
     with caplog.at_level(logging.INFO):
         worker.pulse.beat()
 
-    assert "owl: heartbeats are back after 1 skipped" in caplog.text
+    assert "owl: heartbeats are back, after" in caplog.text
 
 
 def test_a_gpu_that_another_worker_took_meanwhile_is_said(

@@ -263,6 +263,7 @@ def test_where_its_result_cannot_be_stored_it_is_not_forgotten(
     held.take(DEAD)
     assert broker.restore(NOBODYS, max_losses=1) == 0
     assert client.hlen("unacked") == client.zcard("unacked_index") == 1
+    assert broker.trouble.startswith("The result backend hangs" if hangs else "The result backend")
     is_over.set()
     broker.close()
 
@@ -294,6 +295,7 @@ def test_a_hanging_backend_costs_one_round_its_time_and_loses_nothing(
     monkeypatch.setattr(redis, "GIVE_UP_SECONDS", 10.0)
     broker.restore(NOBODYS, max_losses=1)
     assert not broker.has_more
+    assert not broker.trouble
     assert len(asked) == len(set(asked)) == 3
     assert client.hlen("unacked") == client.zcard("unacked_index") == 0
     broker.close()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +20,7 @@ from click.testing import CliRunner, Result
 from redis import Redis
 
 from owl_celery import install
+from owl_celery.cli.mode import mode
 from owl_celery.cli.serve import serve
 from owl_celery.controller.embed import make_controller_step
 from owl_celery.controller.health import Health
@@ -117,6 +120,84 @@ def test_it_leads_and_is_seen_until_told_to_stop(redis_url: str, tmp_path: Path)
     assert "Traceback" not in output
     assert "for proj: running." in output
     assert f"Console and API: http://127.0.0.1:{api_port}" in output
+
+
+PRODUCER = """
+import sys, time
+from proj import app
+from owl_celery.installation import parts_of
+parts = parts_of(app)
+parts.sync.snapshot()
+while True:
+    if sys.argv[1] == "busy":
+        app.send_task("work")
+    print(parts.sync.mode, parts.router.fallbacks["mode_off"] > 0, flush=True)
+    time.sleep(0.05)
+"""
+
+
+def test_the_kill_switch_takes_effect_everywhere_within_five_seconds(
+    redis_url: str, tmp_path: Path
+) -> None:
+    port, api_port = free_port(), free_port()
+    (tmp_path / "proj.py").write_text(
+        "from celery import Celery\n"
+        "from owl_celery import install\n"
+        f"app = install(Celery('proj', broker={redis_url!r}),"
+        f" continuous_learning_storage_path={str(tmp_path)!r})\n"
+    )
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]),
+        "METRICS_PORT": str(port),
+        "OWL_API_PORT": str(api_port),
+    }
+    commands = {
+        "serve": ["-m", "celery", "-A", "proj", "owl", "serve"],
+        "busy": ["-c", PRODUCER, "busy"],
+        "idle": ["-c", PRODUCER, "idle"],
+    }
+    logs = {name: tmp_path / f"{name}.log" for name in commands}
+    processes = []
+    for name, command in commands.items():
+        with logs[name].open("wb") as log:
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, *command], cwd=tmp_path, env=environment, stdout=log
+                )
+            )
+
+    def modes() -> set[str]:
+        """What every process has said last, and what API and metrics show."""
+        health = httpx.get(f"http://127.0.0.1:{api_port}/api/v1/learning/health").json()
+        shown = re.findall(r'owl_mode{mode="(\w+)"} 1', metrics(port))
+        last = [logs[name].read_text().splitlines()[-1].split()[0] for name in ("busy", "idle")]
+        return {health["mode"], *shown, *last}
+
+    app = Celery("proj", broker=redis_url, set_as_current=False)
+    install(app)
+    try:
+        wait_until(lambda: "owl_controller_active 1.0" in quiet(metrics, port), "serve", 90.0)
+        wait_until(lambda: all(logs[name].stat().st_size for name in logs), "producers", 60.0)
+        for position in ("off", "shadow", "on"):
+            result = CliRunner().invoke(mode, [position], obj=SimpleNamespace(app=app))
+            assert result.exit_code == 0
+            wait_until(lambda wanted=position: modes() == {wanted}, position, 5.0)  # type: ignore[misc]
+        assert "True" in logs["busy"].read_text()
+    finally:
+        uninstall(app)
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait(timeout=20.0)
+
+
+def quiet(ask: Callable[[int], str], port: int) -> str:
+    """What is answered; nothing before anybody listens."""
+    try:
+        return ask(port)
+    except httpx.TransportError:
+        return ""
 
 
 def metrics(port: int) -> str:

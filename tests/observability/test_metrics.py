@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from owl_celery.aggregates import AssignmentStats, ServiceStats, TaskTypeStats
+from owl_celery.breaker import DEPENDENCIES
 from owl_celery.counters import Counters
 from owl_celery.exporter.collector import OwlCollector
 from owl_celery.exporter.observed import Observed
@@ -102,6 +103,21 @@ def test_names_types_and_labels_are_those_of_the_table() -> None:
             assert set(sample.labels) - {"le"} == set(spec.labels), name
             if spec.kind is Kind.GAUGE:
                 assert sample.name == name
+
+
+def test_what_does_not_work_is_counted_by_process_and_dependency() -> None:
+    counters = Counters(opened={("worker", "nvml"): 2}, down_seconds={("worker", "nvml"): 7.5})
+    own = {"opened|serve|database": 3, "down_seconds|serve|database": 1.5}
+    families = parse(collect(overview(counters=counters, own_counters=own)))
+
+    opened = values(families, "owl_dependency_failures_total")
+    assert opened["worker", "nvml"] == 2
+    assert opened["serve", "database"] == 3
+    assert opened["producer", "redis"] == 0
+    assert set(opened) == {(p, part) for p, parts in DEPENDENCIES.items() for part in parts}
+    seconds = values(families, "owl_dependency_down_seconds_total")
+    assert seconds["worker", "nvml"] == 7.5
+    assert seconds["serve", "database"] == 1.5
 
 
 def test_the_contract_is_kept_to_the_letter() -> None:

@@ -147,6 +147,22 @@ def test_dropped_outcomes_are_told_with_the_next_that_arrives(
     assert told(state).outcomes_dropped == 15
 
 
+def test_what_did_not_work_is_told_when_it_is_back(producer: Producer) -> None:
+    there = producer.state.address
+    producer.state.address = RedisAddress.of_url(NOWHERE)
+    producer.state.forget()
+    for _ in range(3):
+        producer.sync.flush()
+    producer.state.address = there
+    producer.state.forget()
+    for _ in range(2):
+        producer.sync.flush()
+
+    told = producer.told()
+    assert told.opened == {("producer", "redis"): 1}
+    assert told.down_seconds.keys() == told.opened.keys()
+
+
 def test_a_policy_of_many_names_makes_few_fields() -> None:
     tally = RoutingTally()
     for number in range(10 * MAX_NAMES):
