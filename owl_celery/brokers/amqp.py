@@ -75,6 +75,8 @@ class AmqpBroker:
 
     def depths(self, queues: Sequence[str]) -> dict[str, int]:
         """Count what waits in each queue, one round trip a queue; 0 for a missing one."""
+        if not queues:
+            return {}  # Without a word to RabbitMQ the connection would only seem to be used.
         with self._open():
             return {queue: self._depth(queue) or 0 for queue in queues}
 

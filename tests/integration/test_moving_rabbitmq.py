@@ -6,15 +6,17 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import pytest
 from celery import Celery
 
 from owl_celery.brokers import open_broker
-from owl_celery.brokers.amqp import FETCHED, NOT_MOVED, AmqpBroker
+from owl_celery.brokers.amqp import FETCHED, HEARTBEAT_SECONDS, NOT_MOVED, AmqpBroker
 from owl_celery.brokers.base import Broker, Permit, Seen
 from owl_celery.controller.stealing import header_of
+from owl_celery.errors import BrokerError
 from owl_celery.testing import wait_until
 from owl_celery.wire import AGAIN_HEADER
 from tests.routed import number_of, send_routed
@@ -174,6 +176,28 @@ def test_a_task_stays_where_its_place_does_not_exist(world: World) -> None:
     places = iter([TO, "gpu.a.9", None] * 2)
     assert world.broker.redirect(FROM, lambda _: next(places), 100) == 2
     assert (world.all(FROM), world.all(TO)) == ([1, 2, 4, 5], [0, 3])
+
+
+def test_a_connection_that_rested_is_made_anew(world: World) -> None:
+    # RabbitMQ may have closed it for want of a heartbeat, and that is no trouble of the broker's.
+    seconds = [0.0]
+    made: list[Any] = []
+
+    def connect() -> Any:
+        made.append(world.app.connection_for_write())
+        return made[-1]
+
+    broker = AmqpBroker(connect, lambda: seconds[0])
+    for pause, connections in ((0.0, 1), (HEARTBEAT_SECONDS, 1), (HEARTBEAT_SECONDS + 1.0, 2)):
+        seconds[0] += pause
+        assert broker.depths([]) == {}
+        assert broker.depths([FROM]) == {FROM: 0}
+        assert len(made) == connections
+    made[-1].transport.close_connection(made[-1].connection)
+    with suppress(BrokerError):
+        broker.depths([FROM])
+    assert broker.depths([FROM]) == {FROM: 0}
+    broker.close()
 
 
 def test_a_quorum_queue_is_not_disturbed(rabbit_url: str) -> None:

@@ -29,6 +29,7 @@ from owl_celery.redis_state import RedisState
 from owl_celery.settings import Settings
 from owl_celery.testing import wait_until
 from owl_celery.wire import Keys
+from tests.message_broker import MessageBroker, on_both
 from tests.prometheus import free_port
 
 pytestmark = pytest.mark.integration
@@ -77,12 +78,15 @@ def test_an_application_that_is_not_installed_is_told_so(redis_url: str) -> None
     assert "install(app)" in result.output
 
 
-def test_it_leads_and_is_seen_until_told_to_stop(redis_url: str, tmp_path: Path) -> None:
+@on_both
+def test_it_leads_and_is_seen_until_told_to_stop(
+    message_broker: MessageBroker, tmp_path: Path
+) -> None:
     port, api_port = free_port(), free_port()
     (tmp_path / "proj.py").write_text(
         "from celery import Celery\n"
         "from owl_celery import install\n"
-        f"app = install(Celery('proj', broker={redis_url!r}),"
+        f"app = install(Celery('proj', broker={message_broker.url!r}),"
         f" continuous_learning_storage_path={str(tmp_path)!r})\n"
     )
     process = subprocess.Popen(
@@ -90,6 +94,7 @@ def test_it_leads_and_is_seen_until_told_to_stop(redis_url: str, tmp_path: Path)
         cwd=tmp_path,
         env={
             **os.environ,
+            **message_broker.environment(),
             "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]),
             "METRICS_PORT": str(port),
             "OWL_API_PORT": str(api_port),
@@ -100,7 +105,7 @@ def test_it_leads_and_is_seen_until_told_to_stop(redis_url: str, tmp_path: Path)
     )
     keys = Keys("proj")
     try:
-        with Redis.from_url(redis_url) as client:
+        with Redis.from_url(message_broker.redis_url) as client:
             wait_until(lambda: client.exists(keys.knowledge), "the first knowledge", 90.0)
             wait_until(lambda: "owl_controller_active 1.0" in metrics(port), "metrics", 30.0)
             address = f"http://127.0.0.1:{api_port}"
