@@ -92,7 +92,7 @@ class Feed:
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
-        tail, next_fleet = EventTail(self._state), loop.time()
+        tail, next_fleet, has_failed = EventTail(self._state), loop.time(), False
         while self._lines:
             try:
                 # First, so that whoever has heard of the fleet hears of all that ends later.
@@ -102,8 +102,11 @@ class Feed:
                     next_fleet = loop.time() + FLEET_SECONDS
                     self._fleet = await to_thread.run_sync(self._read_fleet)
                     self._tell(self._fleet)
+                has_failed = False
             except Exception:
-                log.exception("owl: live events failed")
+                if not has_failed:
+                    has_failed = True
+                    log.exception("owl: live events failed")
                 await asyncio.sleep(RETRY_SECONDS)
             await asyncio.sleep(POLL_SECONDS)
         self._fleet = None

@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from owl_celery.claims import Claims
+from owl_celery.counters import Counters
 from owl_celery.gpus import FakeGpus, GpuReadings, fake_gpu
 from owl_celery.pulse import Pulse
+from owl_celery.redis_address import RedisAddress
 from owl_celery.redis_state import RedisState
 from owl_celery.settings import Settings
 from owl_celery.testing import wait_until
@@ -152,3 +155,21 @@ def test_a_fault_of_ours_does_not_end_the_heartbeats(
 
     wait_until(lambda: worker.beat() is not None, "a heartbeat")
     worker.pulse.stop()
+
+
+def test_what_did_not_work_is_told_with_the_next_heartbeat(state: RedisState) -> None:
+    worker = Worker(state)
+    there = state.address
+    state.address = RedisAddress.of_url("redis://127.0.0.1:1/0")
+    state.forget()
+    for _ in range(3):
+        worker.pulse.beat()
+    state.address = there
+    state.forget()
+    worker.pulse.beat()
+    worker.pulse.beat()
+
+    told: Any = state.client.hgetall(state.keys.counters)
+    counters = Counters.read(told)
+    assert counters.opened == {("worker", "redis"): 1}
+    assert counters.down_seconds["worker", "redis"] > 0.0

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from owl_celery import outbox as outbox_module
+from owl_celery.counters import Counters
 from owl_celery.outbox import Outbox
 from owl_celery.redis_address import RedisAddress
 from owl_celery.redis_state import RedisState
@@ -72,6 +73,10 @@ def test_events_wait_while_redis_is_away(
     wait_until(lambda: "flow again" in caplog.text)
     outbox.close()
     assert outbox.dropped == 0
+    outbox.put(started(3))
+    outbox.close()
+    told: Any = state.client.hgetall(state.keys.counters)
+    assert Counters.read(told).opened == {("child", "redis"): 1}
 
 
 def test_beyond_capacity_the_oldest_are_dropped_and_counted(
