@@ -189,7 +189,7 @@ def counted(base: Any, losses: Losses, kills: KernelKills) -> Any:
                 error.__cause__ = MemoryError("Linux has killed a process for lack of memory.")
             self._owl_is_lost = True
             count = losses.lost(self.id)
-            if losses.limit and count >= losses.limit and self._owl_give_up(count):
+            if losses.limit and count >= losses.limit and self._owl_give_up(count, error):
                 return None
             try:
                 # So that the router, when the task is sent again, sees why.
@@ -207,9 +207,10 @@ def counted(base: Any, losses: Losses, kills: KernelKills) -> Any:
             known = self.request_dict.get(AGAIN_HEADER)
             return bool(self.delivery_info.get("redelivered") or known)
 
-        def _owl_give_up(self, count: int) -> bool:
+        def _owl_give_up(self, count: int, cause: BaseException | None = None) -> bool:
             """Let the task fail; False when its result cannot be stored, and it goes on."""
             error = too_many_losses(count)
+            error.__cause__ = cause
             log.error("owl: task %r (%r): %s", self.name, self.id, error)
             try:
                 self.task.backend.mark_as_failure(

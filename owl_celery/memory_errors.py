@@ -41,11 +41,13 @@ OUT_OF_MEMORY: Final = re.compile(
 Runtime; TensorRT; PyTorch on the CPU."""
 
 KILL_COUNTERS: Final = (
-    "/proc/vmstat",
     "/sys/fs/cgroup/memory.events",
     "/sys/fs/cgroup/memory/memory.oom_control",
+    "/proc/vmstat",
 )
-"""Where Linux counts ``oom_kill``: of the host, of a container's cgroup, of one of version 1."""
+"""Where Linux counts processes killed for lack of memory: of a container, and of the host."""
+
+KILLS: Final = re.compile(rb"^oom_kill (\d+)$", re.MULTILINE)
 
 
 def is_out_of_memory(error: BaseException | None, declared: Collection[str] = ()) -> bool:
@@ -77,7 +79,7 @@ class KernelKills:
     Parameters
     ----------
     paths
-        Files that have a line ``oom_kill <number>``; those that are missing are passed over.
+        Files with a line ``oom_kill <number>``; the first that has one counts.
 
     """
 
@@ -85,15 +87,14 @@ class KernelKills:
         self._paths = [Path(path) for path in paths]
 
     def count(self) -> int:
-        """Kills so far by all counters together: only a difference says something."""
-        return sum(map(_kills_in, self._paths))
-
-
-def _kills_in(path: Path) -> int:
-    try:
-        lines = path.read_text("ascii").splitlines()
-        return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
-    except (OSError, ValueError, IndexError):
+        """Kills so far: only a difference says something."""
+        for path in self._paths:
+            try:
+                found = KILLS.search(path.read_bytes())
+            except OSError:
+                continue
+            if found is not None:
+                return int(found[1])
         return 0
 
 

@@ -9,7 +9,7 @@ import signal
 import time
 from typing import Any
 
-from celery import Celery, signals
+from celery import Celery, current_task, signals
 from celery.worker.control import control_command
 from redis import Redis
 
@@ -59,8 +59,9 @@ def hold(name: str, until: str = "") -> str:
 @app.task(default_retry_delay=0, max_retries=1)
 def die() -> None:
     """Kill the process that runs it, as the kernel does for want of memory."""
+    header = getattr(current_task.request, "owl", None) or {}
     with Redis.from_url(URL, decode_responses=True) as client:
-        client.rpush("ran", f"die {os.getpid()}")
+        client.rpush("ran", f"die {os.getpid()} {header.get('a')}")
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -102,14 +103,19 @@ def exhaust() -> None:
 
 
 @app.task(bind=True, autoretry_for=(RuntimeError,), default_retry_delay=0)
-def fill(self: Any, gibibytes: int) -> list[str]:
+def fill(self: Any, gibibytes: int, is_automatic: bool = True) -> list[str]:
     """Fail as PyTorch does where the virtual GPU has less memory; tell where it ran."""
     with Redis.from_url(URL, decode_responses=True) as client:
         client.rpush("filled", current_gpu().queue)
     sync = parts_of(app).sync
     wait_until(lambda: sync.free_memory_bytes(current_gpu().queue), "a view")
     if FAKE_MEMORY_BYTES[current_gpu().model] < gibibytes * GIBIBYTE:
-        raise RuntimeError(f"CUDA out of memory. Tried to allocate {gibibytes}.00 GiB")
+        try:
+            raise RuntimeError(f"CUDA out of memory. Tried to allocate {gibibytes}.00 GiB")
+        except RuntimeError as error:
+            if is_automatic:
+                raise
+            raise self.retry(exc=error, max_retries=1) from error
     return [current_gpu().queue, *self.request.owl["tried"]]
 
 

@@ -30,6 +30,7 @@ from tests.message_broker import MessageBroker, on_both
 pytestmark = pytest.mark.integration
 
 TWICE = {**VIRTUAL, "OWL_MAX_WORKER_LOSSES": "2"}
+DIE = "tests.integration.gpu_app.die"
 FILL = "tests.integration.gpu_app.fill"
 LARGE = gpu_queue(1)
 
@@ -155,7 +156,7 @@ def test_counts_without_redis_are_none_and_nothing_fails(redis_url: str) -> None
         assert client.keys("*") == []
 
 
-def test_what_runs_out_of_memory_is_tried_where_there_is_more(
+def test_retries_of_what_ran_out_of_memory_go_where_there_is_more(
     message_broker: MessageBroker, tmp_path: Path
 ) -> None:
     watched = Watched(message_broker, tmp_path)
@@ -178,11 +179,28 @@ def run_out_of_memory(watched: Watched) -> None:
     wait_until(lambda: watched.leader.load.fleet().open_count == 2, "both to be open")
     header = TaskHeader("d-fill", OWN, "q_learning", FILL, 1.7e9, service_seconds=1.0)
 
-    result = watched.app.send_task(FILL, (14,), queue=OWN, headers={"owl": header.encode()})
+    def filled(headers: dict[str, Any], *how: bool) -> tuple[Any, list[str]]:
+        watched.redis.delete("filled")
+        result = watched.app.send_task(FILL, (14, *how), queue=OWN, headers=headers)
+        value = result.get(timeout=30, propagate=False)
+        return value, [str(queue) for queue in watched.redis.lrange("filled", 0, -1)]
 
     # The large one has never been given such a task; k80 is not asked again.
-    assert result.get(timeout=30) == [LARGE, "k80"]
-    assert watched.redis.lrange("filled", 0, -1) == [OWN, LARGE]
+    assert filled({"owl": header.encode()}) == ([LARGE, "k80"], [OWN, LARGE])
+    # By `self.retry`, and from a message whose headers another library has nested.
+    nested = {"headers": {"sentry-trace": "1", "owl": header.encode()}}
+    assert filled(nested, False) == ([LARGE, "k80"], [OWN, LARGE])
+    # Who names a queue stays there, to the end.
+    named = header._replace(algorithm="user")
+    error, queues = filled({"owl": named.encode()}, False)
+    assert isinstance(error, RuntimeError)
+    assert queues == [OWN, OWN]
+
+    # A process that was killed can tell nobody: its parent sends the task again, by the policy.
+    died = watched.app.send_task(DIE, queue=OWN, headers={"owl": header.encode()})
+    assert isinstance(died.get(timeout=30, propagate=False), WorkerLostError)
+    by = [str(line).split()[2] for line in watched.redis.lrange("ran", 0, -1)]
+    assert by == ["q_learning", "expected_completion"]
 
     # So it goes with later tasks of the type from the first try on, and with no others.
     def placed(task_type: str) -> set[Any]:

@@ -148,10 +148,11 @@ def test_an_error_that_cannot_be_described_is_none() -> None:
 
 
 def test_kills_by_the_kernel_are_counted(tmp_path: Path) -> None:
-    host, group, strange = tmp_path / "vmstat", tmp_path / "events", tmp_path / "strange"
-    host.write_text("nr_free_pages 7\noom_kill 3\n")
-    group.write_text("oom 9\noom_kill 2\noom_group_kill 0\n")
+    strange, group, host = tmp_path / "strange", tmp_path / "events", tmp_path / "vmstat"
     strange.write_text("oom_kill many\n")
-    paths = [str(path) for path in (host, group, strange, tmp_path / "missing")]
-    assert KernelKills(paths).count() == 5
+    group.write_text("oom 9\noom_kill 2\noom_group_kill 0\n")
+    host.write_text("nr_free_pages 7\noom_kill 3\n")
+    paths = [str(path) for path in (tmp_path / "missing", strange, group, host)]
+    assert KernelKills(paths).count() == 2
+    assert KernelKills(paths[:2]).count() == 0
     assert KernelKills().count() >= 0
