@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -132,6 +133,8 @@ if __name__ == "__main__":
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        # A result that has raised is in a circle, and unsubscribes from Redis when it goes.
+        gc.collect()
         self.app.close()
         self.redis.close()
 
