@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
@@ -28,6 +29,7 @@ from redis import Redis
 
 import owl_celery
 from owl_celery import install
+from owl_celery.brokers import open_broker
 from owl_celery.brokers.base import Owner, Permit
 from owl_celery.brokers.poison import embedded_in
 from owl_celery.brokers.redis import RedisBroker, open_redis_broker
@@ -35,6 +37,7 @@ from owl_celery.cli.drain import drain
 from owl_celery.cli.export import export
 from owl_celery.cli.health import health
 from owl_celery.cli.status import status
+from owl_celery.controller.stealing import header_of
 from owl_celery.embedded import EmbeddedRedis, free_port
 from owl_celery.errors import StoreError
 from owl_celery.exporter.families import gauge
@@ -234,6 +237,39 @@ def test_hostile_messages_hinder_no_other_and_none_is_lost(
     there = client.lrange("gpu.a.1", 0, -1)
     assert len(there) == len(MESSAGES) + 1
     assert set(MESSAGES) <= set(there)
+
+
+STRANGE_HEADERS: Final[list[dict[str, Any]]] = [
+    {},
+    {"owl": 7, "id": 1},
+    {"owl": {"d": "1", "a": "random", "k": "x" * 5_000, "tried": [{}, None, 2**40]}},
+    {"owl": {"d": "1", "a": "random", "k": "x", "z": 1e300, "t": datetime(2026, 1, 1, tzinfo=UTC)}},
+    {"headers": {"owl": {"d": "1\n", "a": "random", "k": "x", "m": -(2**60)}}, "eta": 7},
+    {"headers": [1, [2, [3]]], "owl": [None]},
+]
+
+
+def test_hostile_headers_on_rabbitmq_hinder_no_other_and_none_is_lost(rabbit_url: str) -> None:
+    app = Celery("proj", broker=rabbit_url, set_as_current=False)
+    broker = open_broker(app)
+    with app.connection_for_write() as connection, connection.channel() as channel:
+        for queue in ("gpu.a.0", "gpu.a.1"):
+            app.amqp.queues.new_missing(queue).bind(channel).declare()
+        producer = connection.Producer(channel)
+        for headers in STRANGE_HEADERS:
+            producer.publish(b"\xff", routing_key="gpu.a.0", headers=headers, exchange="")
+    send_routed(app, "gpu.a.0", 1)
+
+    assert broker.redirect("gpu.a.0", lambda header: "gpu.a.1", 100) >= 1
+    broker.move_all("gpu.a.0", "gpu.a.1")
+
+    count = len(STRANGE_HEADERS) + 1
+    assert broker.depths(["gpu.a.0", "gpu.a.1"]) == {"gpu.a.0": 0, "gpu.a.1": count}
+    seen = broker.peek(["gpu.a.1"], count, count)["gpu.a.1"]
+    assert all(is_bounded(header) for one in seen if (header := header_of(one.text)))
+    broker.release()
+    broker.close()
+    app.close()
 
 
 def numbers_in(client: Redis, name: str) -> list[int]:
