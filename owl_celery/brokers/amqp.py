@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,24 +10,15 @@ from typing import Any, Final
 from kombu.connection import Connection
 
 from owl_celery.brokers.base import Contents, Owner, Permit, Place, Seen
+from owl_celery.brokers.messages import DELIVERY_COUNT, copy_of, movable_header
 from owl_celery.errors import BrokerError
 from owl_celery.redis_trouble import reason_of
-from owl_celery.wire import AGAIN_HEADER, header_in
-
-REBUILT_PROPERTIES: Final = {
-    "application_headers",
-    "body_encoding",
-    "content_encoding",
-    "content_type",
-    "delivery_info",
-    "delivery_tag",
-    "headers",
-}
-"""Properties of a fetched message that publishing makes anew."""
+from owl_celery.wire import header_in
 
 HEARTBEAT_SECONDS: Final = 10
 """After twice that without a word RabbitMQ gives back what a controller holds that hangs."""
 
+MOVING_SECONDS: Final = 2.0
 MOVED_AT_ONCE: Final = 50
 MOVED_BYTES: Final = 1024 * 1024
 FETCHED: Final = 32
@@ -36,9 +26,6 @@ FETCHED: Final = 32
 
 NOT_MOVED: Final = 2
 """Messages which may not be moved that one peek looks past in a queue; the rest is not seen."""
-
-DELIVERY_COUNT: Final = "x-delivery-count"
-"""Header that quorum queues add to what they deliver."""
 
 
 class AmqpBroker:
@@ -66,6 +53,7 @@ class AmqpBroker:
         self._asking: Any = None
         self._moving: Any = None
         self._used_at = 0.0
+        self._began_at = float("-inf")
         self._held: dict[tuple[str, str], Any] = {}
         self._kept: list[Any] = []
         self._not_in_order: set[str] = set()
@@ -135,7 +123,8 @@ class AmqpBroker:
     def redirect(self, source: str, place: Place, limit: int, permit: Permit | None = None) -> int:
         """Move each waiting task of ours to where ``place`` says, oldest first; count them.
 
-        As safe as ``move_all``. What stays is fetched and given back.
+        As safe as ``move_all``. What stays is fetched and given back. It takes two seconds at
+        most: a controller has a lease to renew.
         """
 
         def destination(headers: object) -> str | None:
@@ -143,22 +132,29 @@ class AmqpBroker:
             queue = place(header) if header else None
             return None if queue == source else queue
 
-        return self._forward(source, destination, limit)
+        return self._forward(source, destination, limit, bounded=True)
 
     def _forward(
         self,
         source: str,
         destination_of: Callable[[object], str | None],
         limit: float = float("inf"),
+        bounded: bool = False,
     ) -> int:
-        """Move each message to where its headers say; None keeps it."""
+        """Move each message to where its headers say; None keeps it.
+
+        Stops after a while when ``bounded``.
+        """
         moved = copied = copied_bytes = 0
+        is_late, until = False, self._until()
         kept: list[Any] = []
         exists: dict[str, bool] = {}
         with self._open():
             # No more than is there now: it ends even if publishers keep up with it.
             left = min(self._depth(source) or 0, limit)
             while moved + copied + len(kept) < left:
+                if is_late := bounded and self._clock() > until:
+                    break
                 message = self._get(source)
                 if message is None:
                     break
@@ -170,12 +166,21 @@ class AmqpBroker:
                     kept.append(message)
                     continue
                 self._copy(message, destination)
-                copied, copied_bytes = copied + 1, copied_bytes + len(message.body)
+                copied, copied_bytes = copied + 1, copied_bytes + len(message.body or b"")
                 if copied == MOVED_AT_ONCE or copied_bytes >= MOVED_BYTES:
                     self._commit()
                     moved, copied, copied_bytes = moved + copied, 0, 0
             self._give_back(kept)
+        # Where all that was seen stays, the next call would see the same again.
+        self.has_unseen = is_late and moved + copied > 0
         return moved + copied
+
+    def _until(self) -> float:
+        """When to stop: calls in quick succession, for one queue after the other, share a time."""
+        now = self._clock()
+        if now - self._began_at > 1.5 * MOVING_SECONDS:
+            self._began_at = now
+        return max(self._began_at + MOVING_SECONDS, now + MOVING_SECONDS / 20)
 
     def _fetch(self, queue: str, wanted: int) -> list[Seen]:
         """Hold the oldest messages of a queue, until enough of them may be moved."""
@@ -236,26 +241,8 @@ class AmqpBroker:
 
     def _copy(self, message: Any, queue: str) -> None:
         """Send a copy of a message to a queue and acknowledge it, both with the next commit."""
-        properties = {
-            name: value
-            for name, value in message.properties.items()
-            if name not in REBUILT_PROPERTIES
-        }
-        milliseconds = properties.pop("expiration", None)
-        headers = {k: v for k, v in message.headers.items() if k != DELIVERY_COUNT}
-        if message.delivery_info.get("redelivered"):
-            headers[AGAIN_HEADER] = True
-        self._connection.Producer(self._moving).publish(
-            message.body,
-            routing_key=queue,
-            exchange="",
-            content_type=message.content_type,
-            content_encoding=message.content_encoding,
-            headers=headers,
-            # Publishing takes seconds, and the message carries milliseconds, as text.
-            expiration=None if milliseconds is None else int(milliseconds) / 1000,
-            **properties,
-        )
+        copy = copy_of(message, self._moving)
+        self._moving.basic_publish(copy, exchange="", routing_key=queue)
         message.ack()
 
     def restore(
@@ -302,15 +289,3 @@ class AmqpBroker:
             self.close()
         except Exception:
             self._connection = None  # It was broken already.
-
-
-def movable_header(message: Any, queue: str) -> str:
-    """Our header, as JSON, of a message that may be moved; empty for any other."""
-    headers, info = message.headers, message.delivery_info
-    header = header_in(headers)
-    if header is None or not header.is_routed or headers.get("eta") is not None:
-        return ""
-    # What came by an exchange of the user's goes where the user says.
-    if info.get("exchange") or info.get("routing_key") != queue:
-        return ""
-    return json.dumps(header.encode())

@@ -1,4 +1,8 @@
-"""Every program of Celery's canvas gives with ``install(app)`` what it gives without."""
+"""Every program of Celery's canvas gives with ``install(app)`` what it gives without.
+
+Celery's own integration tests are not in its distribution; these are written from its
+documentation.
+"""
 
 from __future__ import annotations
 

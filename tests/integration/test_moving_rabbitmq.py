@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from collections import Counter
@@ -13,7 +14,13 @@ import pytest
 from celery import Celery
 
 from owl_celery.brokers import open_broker
-from owl_celery.brokers.amqp import FETCHED, HEARTBEAT_SECONDS, NOT_MOVED, AmqpBroker
+from owl_celery.brokers.amqp import (
+    FETCHED,
+    HEARTBEAT_SECONDS,
+    MOVING_SECONDS,
+    NOT_MOVED,
+    AmqpBroker,
+)
 from owl_celery.brokers.base import Broker, Permit, Seen
 from owl_celery.controller.stealing import header_of
 from owl_celery.errors import BrokerError
@@ -115,6 +122,20 @@ def test_a_moved_message_is_the_same(world: World) -> None:
     assert after.delivery_info["redelivered"] is False
 
 
+def test_a_foreign_message_moves_as_it_is(world: World) -> None:
+    bodies = (b"\xff\x00", b"", b'{"a": 1}')
+    for encoding in (None, "utf-8", "nonsense"):
+        for body in bodies:
+            message = world.channel.prepare_message(body, content_encoding=encoding)
+            world.channel.basic_publish(message, exchange="", routing_key=FROM)
+    assert world.broker.move_all(FROM, TO) == 9
+    moved = [world.channel.basic_get(TO, no_ack=True) for _ in range(9)]
+    # Texts are decoded where that is possible.
+    found = [one.body.encode() if isinstance(one.body, str) else one.body for one in moved]
+    assert found == [*bodies] * 3
+    assert all("content_type" not in one.properties for one in moved)
+
+
 def test_only_what_we_have_routed_may_move(world: World) -> None:
     world.app.send_task("proj.work", (0,), queue=FROM)
     send_routed(world.app, FROM, 1, header={"algorithm": "user"})
@@ -176,6 +197,23 @@ def test_a_task_stays_where_its_place_does_not_exist(world: World) -> None:
     places = iter([TO, "gpu.a.9", None] * 2)
     assert world.broker.redirect(FROM, lambda _: next(places), 100) == 2
     assert (world.all(FROM), world.all(TO)) == ([1, 2, 4, 5], [0, 3])
+
+
+def test_a_round_ends_before_the_lease_and_goes_on_in_the_next(world: World) -> None:
+    send_routed(world.app, FROM, *range(9))
+    # Half a second passes with each message.
+    seconds = itertools.count(step=0.5)
+    broker = AmqpBroker(world.app.connection_for_write, lambda: next(seconds))
+    moved: list[int] = []
+    while not moved or broker.has_unseen:
+        moved.append(broker.redirect(FROM, lambda _: TO, 100))
+    assert sum(moved) == 9
+    assert len(moved) > 1 and max(moved) <= 2 * MOVING_SECONDS
+    # What stays would only be seen again.
+    assert broker.redirect(TO, lambda _: None, 100) == 0
+    assert not broker.has_unseen
+    broker.close()
+    assert world.all(TO) == [*range(9)]
 
 
 def test_a_connection_that_rested_is_made_anew(world: World) -> None:
