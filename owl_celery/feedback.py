@@ -80,7 +80,7 @@ class Feedback:
     out_of_memory_errors
         As in ``Settings``.
     on_start
-        Called in a GPU worker when its parent receives a task, and when its child starts one.
+        Called in the child of a GPU worker when a try starts.
     clock, wall_clock
         Monotonic seconds, and Unix time.
 
@@ -149,7 +149,6 @@ class Feedback:
             due_at=None,
         )
         self._received[request.id] = received
-        self._prepare_retry()
         while len(self._received) > REMEMBERED_REQUESTS:
             self._received.popitem(last=False)
 
@@ -191,11 +190,8 @@ class Feedback:
             )
         )
         reset_peak_memory()
-        self._prepare_retry()
-
-    def _prepare_retry(self) -> None:
-        """Should the try fail, or its child be killed, the next one needs a view by then."""
         if self._gpu.queue:
+            # Should this try run out of memory, the next one needs a view that is there by then.
             self._on_start()
 
     def failed(self, task_id: str = "", exception: BaseException | None = None, **_: Any) -> None:

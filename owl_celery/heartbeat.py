@@ -48,6 +48,10 @@ class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ha
     settings: ClassVar[Settings]
     reader: ClassVar[GpuReader | None]
 
+    @staticmethod
+    def prepare_retry() -> None:
+        """Called before a task is sent again whose process was killed."""
+
     def __init__(self, parent: Any, **_: Any) -> None:
         super().__init__(parent)
         self._gpu = current_gpu()
@@ -109,7 +113,7 @@ class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ha
             self._on_round,
             self._losses.write,
         )
-        count_losses(parent.app, self._losses)
+        count_losses(parent.app, self._losses, self.prepare_retry)
 
     def start(self, parent: Any) -> None:
         """Begin to beat; drain on SIGTERM in a worker with a queue of its own."""
@@ -278,7 +282,10 @@ class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ha
 
 
 def make_heartbeat_step(
-    state: RedisState, settings: Settings, reader: GpuReader | None = None
+    state: RedisState,
+    settings: Settings,
+    reader: GpuReader | None = None,
+    prepare_retry: Callable[[], None] = HeartbeatStep.prepare_retry,
 ) -> type[HeartbeatStep]:
     """Make the bootstep for ``app.steps["worker"]``.
 
@@ -290,10 +297,18 @@ def make_heartbeat_step(
         Pauses and time limits.
     reader
         How to read the GPU; NVML, or made-up values for a virtual GPU, when omitted.
+    prepare_retry
+        Called in the parent before a task is sent again whose process was killed.
 
     """
     return type(
         "OwlHeartbeat",
         (HeartbeatStep,),
-        {"state": state, "settings": settings, "reader": reader, "__module__": __name__},
+        {
+            "state": state,
+            "settings": settings,
+            "reader": reader,
+            "prepare_retry": staticmethod(prepare_retry),
+            "__module__": __name__,
+        },
     )

@@ -146,7 +146,7 @@ class Installation:
             on_start=sync.start,
         )
         # Also when nothing is learned: it drains the worker and ends it with its supervisor.
-        steps: tuple[type, ...] = (make_heartbeat_step(state, settings),)
+        steps: tuple[type, ...] = (make_heartbeat_step(state, settings, prepare_retry=sync.flush),)
         if settings.embed_controller and settings.enable_continuous_learning:
             steps += (make_controller_step(state, settings),)
         return Parts(settings, state, router, sync, outbox, feedback, steps)

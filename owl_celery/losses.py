@@ -124,20 +124,22 @@ class Losses:
             return 0
 
 
-def count_losses(app: Celery, losses: Losses, kills: KernelKills | None = None) -> None:
+def count_losses(app: Celery, losses: Losses, prepare: Callable[[], None]) -> None:
     """Have the requests of all tasks count; called before the worker consumes.
 
     Parameters
     ----------
-    kills
-        How often the kernel has killed a process for lack of memory.
+    prepare
+        Called before a task is sent again whose process was killed: the router needs a view.
 
     """
     for task in app.tasks.values():
-        task.Request = counted(symbol_by_name(task.Request), losses, kills or KernelKills())
+        task.Request = counted(symbol_by_name(task.Request), losses, KernelKills(), prepare)
 
 
-def counted(base: Any, losses: Losses, kills: KernelKills) -> Any:
+def counted(
+    base: Any, losses: Losses, kills: KernelKills, prepare: Callable[[], None] = lambda: None
+) -> Any:
     """Extend a class of requests."""
 
     class CountedRequest(base):  # type: ignore[misc]  # Celery has no types
@@ -191,6 +193,7 @@ def counted(base: Any, losses: Losses, kills: KernelKills) -> Any:
             count = losses.lost(self.id)
             if losses.limit and count >= losses.limit and self._owl_give_up(count, error):
                 return None
+            prepare()
             try:
                 # So that the router, when the task is sent again, sees why.
                 raise error

@@ -33,6 +33,9 @@ from owl_celery.wire import mode_of
 log = logging.getLogger(__name__)
 
 BUSY_FOR_SECONDS: Final = 2.0
+UNUSED_SECONDS: Final = 4.0
+"""Pause between two syncs of a process that has never sent a task: the pool children of a fleet."""
+
 IN_FLIGHT_LIMIT_SECONDS: Final = 5.0
 LEAST_RETRY_SECONDS: Final = 0.1
 COUNTERS_SECONDS: Final = 1.0
@@ -164,7 +167,7 @@ class ProducerSync:
         return self._snapshot
 
     def start(self) -> None:
-        """Fetch views from now on, once a second: for a process that may have to choose soon."""
+        """Fetch views from now on, now and then: for a process that may have to choose one day."""
         if self._thread is None:
             self._start()
 
@@ -247,7 +250,8 @@ class ProducerSync:
                 pause = max(self._settings.sync_busy_seconds, cost / SHARE_OF_TIME)
                 stop.wait(max(pause, self._redis.pause_seconds))
             else:
-                wake.wait(self._settings.sync_idle_seconds)
+                was_used = self._last_use >= 0.0
+                wake.wait(self._settings.sync_idle_seconds if was_used else UNUSED_SECONDS)
             wake.clear()
         if self._untold or self._teller.untold(self._totals()):
             self.flush()
