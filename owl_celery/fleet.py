@@ -60,6 +60,9 @@ class Fleet:
     running_seconds, running_since
         Predicted service seconds (0 in an idle slot) and start time of what runs, shape (N, C)
         with C the largest concurrency.
+    unseen_seconds
+        Predicted seconds that other producers have sent since to the queues of each of ``models``,
+        nobody knows to which, shape (C,); None where there is no other.
     is_all_open
         Whether the fleet is settled and tasks may be sent to every queue.
     is_simple
@@ -91,6 +94,7 @@ class Fleet:
         "names",
         "running_seconds",
         "running_since",
+        "unseen_seconds",
         "waiting_count",
         "waiting_seconds",
     )
@@ -176,6 +180,7 @@ class Fleet:
         self._residual: Floats | None = None
         self._residual_at = 0.0
         self._the_open = 0
+        self.unseen_seconds: Floats | None = None
 
     def settle(self) -> None:
         """Promise that only the waiting columns will be written from now on, and by little.

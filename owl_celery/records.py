@@ -62,6 +62,9 @@ class View:
         before then is included.
     fleet_version, knowledge_version
         Of the records that go with this view.
+    assigned_seconds
+        Predicted seconds that all producers together had ever reported by ``ledger_time``: of the
+        queues of each GPU model, in order of their names.
     waiting_count, waiting_seconds
         As in ``Fleet``.
     running
@@ -87,6 +90,7 @@ class View:
     running: Annotated[Column, _column("<f4", 3)] = ()
     closed: Sequence[Count] = ()
     free_memory_bytes: Annotated[Column, _column("<f8", is_finite=False)] = ()
+    assigned_seconds: Annotated[Column, _column("<f8")] = ()
 
     def encode(self) -> str:
         """JSON text."""
@@ -98,6 +102,7 @@ class View:
                 "knowledge_version": self.knowledge_version,
                 "waiting_count": _pack(self.waiting_count, "<i4"),
                 "waiting_seconds": _pack(self.waiting_seconds, "<f4"),
+                "assigned_seconds": _pack(self.assigned_seconds, "<f8"),
                 "running": _pack(self.running, "<f4"),
                 "closed": list(self.closed),
                 "free_memory_bytes": _pack(self.free_memory_bytes, "<f8"),

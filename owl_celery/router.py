@@ -216,6 +216,7 @@ class LearningRouterMixin:
         if age > self.settings.view_stale_seconds and len(policies) > 1:
             policies, reason = policies[1:], "stale_view"
         with self.sync.lock:
+            snapshot.fleet.unseen_seconds = snapshot.unseen_seconds(now)
             for policy in policies:
                 if not policy.ready:
                     reason = reason or "no_knowledge"

@@ -9,12 +9,14 @@ from typing import Final
 import numpy as np
 
 from owl_celery.errors import SettingsError
-from owl_celery.fleet import LEAST_SECONDS, Fleet
+from owl_celery.fleet import LEAST_SECONDS, Fleet, Floats
 from owl_celery.policies import policy_class
 from owl_celery.policies.base import Policy
 from owl_celery.records import View
 
 SIMPLEST_POLICY: Final = "shortest_queue"
+SENT_TO_JUDGE_BY: Final = 4
+"""Tasks of ours that say as much of where the others send as what was heard of them."""
 
 
 @dataclass(slots=True)
@@ -31,6 +33,12 @@ class Snapshot:
         Version of the knowledge they hold.
     changed_at
         Monotonic time at which the view's version last changed.
+    others_pace
+        Predicted seconds that the other producers send each second to the queues of each of the
+        fleet's models, shape (C,); None without others.
+    sent_count, sent_seconds
+        Tasks that this process has sent since it has this snapshot, and their predicted seconds on
+        each model; not kept without others.
 
     """
 
@@ -39,6 +47,35 @@ class Snapshot:
     policies: list[Policy]
     policy_version: int
     changed_at: float
+    others_pace: Floats | None = None
+    sent_count: int = 0
+    sent_seconds: Floats | None = None
+
+    def unseen_seconds(self, now: float) -> Floats | None:
+        """What the others have sent since this view came, as far as can be told.
+
+        Not since the load was counted: what they sent in between they sent without knowing this
+        view, and so not to where it shows the least load.
+        """
+        if self.others_pace is None:
+            return None
+        unseen = self.others_pace * max(now - self.changed_at, 0.0)
+        if self.sent_seconds is None:
+            return unseen
+        # Where the others send now, by GPU model, is seen sooner by what we do than by views.
+        ours, total = float(self.sent_seconds.sum()), float(unseen.sum())
+        weight = self.sent_count / (self.sent_count + SENT_TO_JUDGE_BY) if ours > 0.0 else 0.0
+        return unseen + weight * (total / max(ours, LEAST_SECONDS) * self.sent_seconds - unseen)
+
+    def sent(self, row: int, seconds: float) -> None:
+        """Count a task that this process sends."""
+        self.fleet.waiting_count[row] += 1
+        self.fleet.waiting_seconds[row] += seconds
+        if self.others_pace is not None:
+            if self.sent_seconds is None:
+                self.sent_seconds = np.zeros(len(self.fleet.models))
+            self.sent_seconds[self.fleet.model_index.item(row)] += seconds
+            self.sent_count += 1
 
 
 def policy_chain(name: str) -> list[str]:
@@ -109,3 +146,13 @@ def add_assignments(
         if row is not None:
             fleet.waiting_count[row] += tasks
             fleet.waiting_seconds[row] += seconds[queue]
+
+
+def add_by_model(
+    sums: Floats, fleet: Fleet, rows: Mapping[str, int], seconds: Mapping[str, float]
+) -> None:
+    """Add seconds of queues to the sum of their GPU model, shape (C,)."""
+    for queue, value in seconds.items():
+        row = rows.get(queue)
+        if row is not None:
+            sums[fleet.model_index.item(row)] += value

@@ -18,16 +18,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import numpy as np
+
 from owl_celery.breaker import Breaker
 from owl_celery.counters import RoutingTally, Teller
 from owl_celery.fleet import Fleet
+from owl_celery.others import Others
 from owl_celery.policies import make_policy
 from owl_celery.policies.base import Policy
 from owl_celery.records import FleetRecord, Knowledge, View, decode_record
 from owl_celery.redis_state import RedisState
 from owl_celery.redis_trouble import trouble_of
 from owl_celery.settings import Settings
-from owl_celery.snapshot import Snapshot, add_assignments, load_fleet, policy_chain
+from owl_celery.snapshot import Snapshot, add_assignments, add_by_model, load_fleet, policy_chain
 from owl_celery.wire import mode_of
 
 log = logging.getLogger(__name__)
@@ -40,6 +43,9 @@ IN_FLIGHT_LIMIT_SECONDS: Final = 5.0
 LEAST_RETRY_SECONDS: Final = 0.1
 COUNTERS_SECONDS: Final = 1.0
 """Pause between two reports of what was counted: it costs as much as the rest of a sync."""
+KNOWLEDGE_SECONDS: Final = 0.25
+"""Pause between two readings of the policy's knowledge; each costs as much as ten syncs."""
+
 SHARE_OF_TIME: Final = 0.05
 """Most of the process's time that the thread takes: with many queues it syncs less often."""
 
@@ -127,11 +133,13 @@ class ProducerSync:
         self._teller = Teller()
         self._tally_due = 0.0
         self._in_flight: deque[Batch] = deque()
+        self._others = Others()
         self._view: View | None = None
         self._fleet_record: FleetRecord | None = None
         self._queues: Fleet | None = None
         self._rows: dict[str, int] = {}
         self._knowledge_version = -1
+        self._knowledge_due = 0.0
         self._policies: list[Policy] = []
         self._unreadable: set[str] = set()
         self._changed_at = 0.0
@@ -208,8 +216,7 @@ class ProducerSync:
                 if seconds is None:
                     waiting = fleet.waiting_count.item(row)
                     seconds = fleet.waiting_seconds.item(row) / waiting if waiting else 0.0
-                fleet.waiting_count[row] += 1
-                fleet.waiting_seconds[row] += seconds
+                snapshot.sent(row, seconds)
 
     def wall_time(self) -> float:
         """Unix time by the clock of Redis; by our own until it was asked.
@@ -261,7 +268,7 @@ class ProducerSync:
         try:
             with self._sync_lock:
                 if has_to_tell:
-                    self._tally_due = 0.0
+                    self._tally_due = self._knowledge_due = 0.0
                 self._sync()
         except Exception as error:
             # Whatever it is: a thread that ends here would leave this process without a view.
@@ -339,12 +346,16 @@ class ProducerSync:
             )
             self._rows = {name: row for row, name in enumerate(self._queues.names)}
             self._fleet_record = fleet_record
+            self._others.forget()
         fleet, rows = load_fleet(self._queues, view, now), self._rows
+        ours = np.zeros(len(fleet.models))
         while self._in_flight and (
             self._in_flight[0].sent_at <= view.ledger_time
             or now - self._in_flight[0].told_at > IN_FLIGHT_LIMIT_SECONDS
         ):
-            self._in_flight.popleft()
+            add_by_model(ours, self._queues, rows, self._in_flight.popleft().seconds)
+        if len(view.assigned_seconds) == len(ours):
+            self._others.counted(np.asarray(view.assigned_seconds), view.ledger_time, ours)
         with self._lock:
             for told in self._in_flight:
                 add_assignments(fleet, rows, told.count, told.seconds)
@@ -353,19 +364,27 @@ class ProducerSync:
                 self._learn(knowledge)
             self._view, self._changed_at = view, now
             self._snapshot = Snapshot(
-                fleet, rows, self._policies, self._knowledge_version, self._changed_at
+                fleet,
+                rows,
+                self._policies,
+                self._knowledge_version,
+                self._changed_at,
+                others_pace=self._others.pace,
             )
 
     def _fetch(self, view: View) -> tuple[FleetRecord | None, Knowledge | None]:
         """Get the records that go with a view, when they are newer than ours."""
         keys, record = self._state.keys, self._fleet_record
         needs_fleet = record is None or record.version != view.fleet_version
-        needs_knowledge = view.knowledge_version != self._knowledge_version
+        is_new = view.knowledge_version != self._knowledge_version
+        needs_knowledge = is_new and self._clock() >= self._knowledge_due
         names = [keys.fleet] * needs_fleet + [keys.knowledge] * needs_knowledge
         texts = self._state.client.mget(names) if names else []
         knowledge = None
         if needs_fleet:
             record = decode_record(FleetRecord, texts[0]) if texts[0] else None
+        if needs_knowledge:
+            self._knowledge_due = self._clock() + KNOWLEDGE_SECONDS
         if needs_knowledge and texts[-1]:
             knowledge = decode_record(Knowledge, texts[-1])
         return record, knowledge

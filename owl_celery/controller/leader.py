@@ -118,6 +118,7 @@ class Leader:
         self._beats_at = self._depths_at = self._health_at = self._forget_at = float("-inf")
         self._busy_at = self._since
         self._depths: dict[str, int] = {}
+        self._assigned_seconds: dict[str, float] = {}
         self._ledger_time = 0.0
         self._beats = Beats(state, self.counters)
         self._tick_seconds = 0.0
@@ -162,8 +163,10 @@ class Leader:
             self.ledger.hear(beats, now)
             self._beats_at = now + BEATS_SECONDS + BEATS_SECONDS_PER_NODE * len(beats)
         self.ledger.expire(now)
+        seconds_by_queue = {name: float(value) for name, value in sums.items()}
         if self._read_depths(now):
             self._ledger_time = redis_time
+            self._assigned_seconds = seconds_by_queue
         # Events after depths: what has left a queue since then is seen to run, or not at all.
         entries = read_events(self._state, self._cursor, EVENTS_A_TICK)
         self._apply(entries, redis_time, now)
@@ -172,7 +175,7 @@ class Leader:
         totals = {name: int(value) for name, value in counts.items()}
         self.ledger.count(
             totals,
-            {name: float(value) for name, value in sums.items()},
+            seconds_by_queue,
             self._depths,
             now,
         )
@@ -192,7 +195,9 @@ class Leader:
             self._health_at = now + HEALTH_SECONDS
             self._tell(now)
             further.append(Write(keys.health, self.health().encode(), HEALTH_TTL_SECONDS))
-        is_ours = self._publisher.publish(load, self._ledger_time, now, knowledge, further)
+        is_ours = self._publisher.publish(
+            load, self._ledger_time, now, knowledge, self._assigned_seconds, further
+        )
         self._tick_seconds += 0.1 * (self.now() - began - self._tick_seconds)
         return is_ours
 

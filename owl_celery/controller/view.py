@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import count
 from typing import Final, NamedTuple
 
@@ -74,6 +74,7 @@ class ViewPublisher:
         ledger_time: float,
         now: float,
         knowledge: EncodedKnowledge | None = None,
+        assigned_seconds: Mapping[str, float] | None = None,
         further: list[Write] | None = None,
     ) -> bool:
         """Write what has changed; say whether the lease is still ours.
@@ -88,6 +89,8 @@ class ViewPublisher:
             The ledger's clock.
         knowledge
             The latest, if any.
+        assigned_seconds
+            Predicted seconds ever sent to each queue, by ``ledger_time``.
         further
             Other values to write along.
 
@@ -126,6 +129,7 @@ class ViewPublisher:
             running=[(row, seconds, max(now - since, 0.0)) for row, seconds, since in load.running],
             closed=load.closed,
             free_memory_bytes=load.free_memory_bytes,
+            assigned_seconds=by_model(load, assigned_seconds or {}),
         )
         text = view.encode()
         # A failed write changes nothing here, so that the next one says it all again.
@@ -135,3 +139,19 @@ class ViewPublisher:
         self._knowledge_version = knowledge_version
         self.view_bytes = len(text)
         return True
+
+
+def by_model(load: Load, seconds: Mapping[str, float]) -> list[float]:
+    """Sum up seconds of queues by their GPU models, in order of the models' names.
+
+    Examples
+    --------
+    >>> load = Load(["a.0", "a.1", "a.2"], ["V100", "K80", "V100"])
+    >>> by_model(load, {"a.0": 1.0, "a.1": 2.0, "a.2": 4.0, "gone.0": 8.0})
+    [2.0, 5.0]
+
+    """
+    sums = dict.fromkeys(sorted(set(load.gpu_models)), 0.0)
+    for name, model in zip(load.names, load.gpu_models, strict=True):
+        sums[model] += seconds.get(name, 0.0)
+    return list(sums.values())

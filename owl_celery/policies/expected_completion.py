@@ -15,6 +15,7 @@ from owl_celery.policies.failures import CLOSED_PROBABILITY, success_ratio
 from owl_celery.policies.learner import Learner
 from owl_celery.policies.q_table import QTable
 from owl_celery.policies.randomness import normals, restore_random, state_of
+from owl_celery.policies.unseen import levelled
 from owl_celery.policies.warm import MAX_QUEUES, Occupancy
 from owl_celery.prior import Prior, TakenPrior
 from owl_celery.types import Decision, Outcome, TaskView
@@ -126,8 +127,10 @@ class ExpectedCompletion(Policy):
             service = bounded(service + switch)
             cost = self._cost(service, layout, fleet, residual) + eviction
         wait_score = wait
+        if fleet.unseen_seconds is not None:
+            wait_score = levelled(wait, fleet, self._random)
         if columns.success is not None:
-            wait_score, cost = wait / columns.success, cost / columns.success
+            wait_score, cost = wait_score / columns.success, cost / columns.success
         greedy = wait_score + cost
         if is_open is not None:
             greedy = np.where(is_open, greedy, np.inf)

@@ -21,6 +21,7 @@ from owl_celery.controller.leader import Leader
 from owl_celery.controller.lease import Lease, Write
 from owl_celery.counters import Counters
 from owl_celery.errors import BrokerError, StoreError
+from owl_celery.fleet import Floats
 from owl_celery.policies import make_policy
 from owl_celery.records import FleetRecord, Knowledge, View, decode_record
 from owl_celery.redis_state import RedisState
@@ -328,6 +329,30 @@ def test_a_producer_sees_the_load_and_drops_its_own_assignments(bench: Bench) ->
     assert sync._snapshot is not None
     assert sync._snapshot.fleet.waiting_count.tolist() == [1]
     assert sync._snapshot.policies[0].name == bench.settings.policy
+
+
+def test_a_producer_knows_the_pace_of_the_others_and_of_none_when_alone(bench: Bench) -> None:
+    ours, theirs = (ProducerSync(bench.state, bench.settings, bench.clock) for _ in range(2))
+
+    def unseen() -> Floats | None:
+        """What one of them reckons with, a second after its view came."""
+        ours.flush()
+        snapshot = ours.snapshot()
+        assert snapshot is not None
+        return snapshot.unseen_seconds(bench.clock() + 1.0)
+
+    for _ in range(3):  # Alone.
+        ours.published("train", QUEUE, 4.0)
+        ours.flush()
+        assert bench.tick(after=0.6)
+        assert unseen() is None
+    theirs.published("train", QUEUE, 30.0)
+    theirs.flush()
+    assert bench.tick(after=0.6)
+    sent = unseen()
+    ours.close()
+    assert sent is not None
+    assert sent.item() > 0.0
 
 
 def test_a_new_controller_sees_what_runs_already(bench: Bench) -> None:
