@@ -26,6 +26,7 @@ from owl_celery.installation import Parts, parts_of, uninstall
 from owl_celery.records import FleetRecord, View, decode_record
 from owl_celery.store.memory import MemoryStore
 from owl_celery.testing import wait_until
+from owl_celery.types import Outcome, TryState
 from owl_celery.wire import Heartbeat, Started, TaskHeader, encode_event
 from tests.message_broker import MessageBroker, on_both
 
@@ -192,21 +193,6 @@ def test_a_queue_that_nobody_serves_is_an_error_that_lists_those_there_are(
     assert drained_queues(parts.state) == []
 
 
-def test_a_queue_whose_workers_are_gone_can_be_emptied(
-    app: Celery, parts: Parts, controller: Running
-) -> None:
-    gone = "gpu.gone.0"
-    header = TaskHeader("d1", gone, "q_learning", "proj.work", 1.7e9).encode()
-    app.send_task("proj.work", queue=gone, headers={"owl": header})
-    parts.state.client.hincrby(parts.state.keys.assigned_count, gone, 1)
-
-    result = run(app, drain, gone, "--wait", "--timeout", "10")
-
-    assert result.output.endswith(f"Nothing waits or runs in {gone}.\n")
-    waiting = [parts.state.client.llen(queue) for queue in (gone, QUEUE, OTHER, "celery")]
-    assert (waiting[0], sum(waiting)) == (0, 1)
-
-
 def test_a_drained_queue_can_be_resumed_while_its_worker_is_away(app: Celery, parts: Parts) -> None:
     parts.state.client.sadd(parts.state.keys.drained, QUEUE)
 
@@ -244,6 +230,55 @@ def test_what_we_sent_to_a_drained_queue_moves_and_what_names_it_stays(
     wait_until(lambda: depths(app) == {**expected, OTHER: 6}, "the late one to follow")
     wait_until(lambda: health(parts).counters.get("tasks_drained") == 6, "the counter")
     assert health(parts).troubles == {}
+
+
+@on_both
+def test_a_queue_whose_workers_are_gone_can_be_emptied(
+    app: Celery, parts: Parts, controller: Running, message_broker: MessageBroker
+) -> None:
+    gone = "gpu.gone.0"
+    message_broker.declare(gone)
+    send(app, gone, 2)
+    send(app, gone, 1, algorithm="user")
+    parts.state.client.hincrby(parts.state.keys.assigned_count, gone, 2)
+
+    result = run(app, drain, gone, "--wait", "--timeout", "4")
+
+    assert "After 4 s 1 tasks wait" in result.output
+    assert sum(depths(app).values()) == 2
+    assert depths(app)["celery"] == 0
+    message_broker.take(gone)
+    assert run(app, drain, gone, "--wait").output.endswith(f"Nothing waits or runs in {gone}.\n")
+
+
+def test_foreign_memory_closes_a_queue_to_what_needs_more_and_to_nothing_else(
+    app: Celery, parts: Parts, controller: Running
+) -> None:
+    need, client = 10 * 2**30, parts.state.client
+    for number in range(20):
+        for kind, peak in (("large", need), ("small", 2**30)):
+            outcome = Outcome(
+                f"{kind}{number}", f"d{kind}{number}", 0, kind, 1.0, QUEUE, "gpu0@a", "V100",
+                TryState.SUCCESS, 1.0, 1.7e9, peak_memory_bytes=peak,
+            )  # fmt: skip
+            client.xadd(parts.state.keys.events, {"e": encode_event(outcome)})
+
+    def sent(kind: str) -> set[str]:
+        parts.sync.flush()
+        routes = [parts.router(kind, (), {}, {}) for _ in range(20)]
+        return {route["queue"].name if route else "celery" for route in routes}
+
+    def free(queue: str, free_bytes: int, own_bytes: int = 0) -> None:
+        memory: dict[str, Any] = {"memory_total_bytes": 16 * 2**30, "memory_free_bytes": free_bytes}
+        beat(parts, queue, **memory, memory_own_bytes=own_bytes)
+
+    # Our own process keeps the memory of its last task; the other GPU is taken by somebody else.
+    free(QUEUE, 4 * 2**30, own_bytes=12 * 2**30)
+    free(OTHER, 4 * 2**30)
+    wait_until(lambda: sent("large") == {QUEUE}, "one queue to be closed to large tasks")
+    assert sent("small") == {QUEUE, OTHER}
+    free(OTHER, 16 * 2**30)
+    wait_until(lambda: sent("large") == {QUEUE, OTHER}, "it to be open again")
 
 
 @on_both
