@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import socket
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from amqp.exceptions import NotFound
 from celery import Celery
 from redis import Redis
 
@@ -38,12 +40,20 @@ FAKES: Final = Path(__file__).with_name("fakes")
 MODELS: Final = ("k80", "v100", "p100")
 
 
-@cache
 def shared_rabbit() -> RabbitServer:
     """One RabbitMQ for the whole suite: it takes seconds to start, and a virtual host none."""
+    with _rabbit_lock:
+        return _start_rabbit()
+
+
+@cache
+def _start_rabbit() -> RabbitServer:
     server = RabbitServer().start()
     atexit.register(server.close)
     return server
+
+
+_rabbit_lock: Final = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,8 +249,12 @@ class Cluster:
         """Workers that consume the default queue."""
         if self.plan.broker == "redis":
             return sum(one["cmd"] == "brpop" for one in self.redis.client_list())
-        found = shared_rabbit().ask("GET", f"consumers/{urlsplit(self._broker_url).path[1:]}")
-        return sum(one["queue"]["name"] == "celery" for one in found)
+        with self.app.connection_for_read() as connection:
+            try:
+                declared = connection.default_channel.queue_declare("celery", passive=True)
+            except NotFound:
+                return 0
+            return int(declared.consumer_count)
 
     def waiting(self, queue: str) -> int:
         """Messages that wait in a queue."""

@@ -225,10 +225,10 @@ class Fault:
             struck_at = cluster.ledger.now()
             self.strike(cluster, trial, draw)
             if self.until_mended:
-                publisher.finish(AFTER_SECONDS)
+                time.sleep(AFTER_SECONDS)
         finally:
-            publisher.finish(0.0) if self.until_mended else publisher.join()
             self.mend(cluster)
+        publisher.finish(0.0 if self.until_mended else self.over_seconds)
         numbers = publisher.numbers()
         account = self._settle(cluster, numbers)
         trial.published = len(numbers)

@@ -9,11 +9,13 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from celery import Celery
 
 from benchmarks.faults.application import WORK
+
+JOIN_SECONDS: Final = 45.0
 
 
 class Publication(NamedTuple):
@@ -97,7 +99,20 @@ class Publisher(threading.Thread):
         """Go on for so long, and then stop, also before the end of the plan."""
         self._is_over.wait(seconds)
         self._is_over.set()
-        self.join()
+        self.join_within(JOIN_SECONDS)
+
+    def join_within(self, seconds: float) -> None:
+        """Wait for its end.
+
+        Raises
+        ------
+        TimeoutError
+            When a publication hangs.
+
+        """
+        self.join(seconds)
+        if self.is_alive():
+            raise TimeoutError(f"A publication has not returned within {seconds:g} s.")
 
     def run(self) -> None:
         """Publish all of it."""

@@ -61,6 +61,8 @@ class CeleryProcess:
     def kill_group(self) -> None:
         """Kill it and all its children at once, as when a host is gone."""
         self.signal_group(signal.SIGKILL)
+        # A process that has only just begun leads no group yet.
+        self._process.kill()
         self._process.join()
 
     def signal_group(self, number: signal.Signals) -> None:
