@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
@@ -63,7 +64,8 @@ def try_batch(batch: Sequence[Fault], arm: str, seed: int) -> list[Trial]:
 def try_one(fault: Fault, cluster: Cluster, seed: int) -> Trial:
     """One trial; one that breaks is shown, with what the processes said last."""
     try:
-        return fault.run(cluster, seed)
+        # Each trial notes its own things in it, and other arms run beside.
+        return copy(fault).run(cluster, seed)
     except Exception as error:
         lines = [
             line for line in cluster.log().splitlines() if "INFO/" not in line or "owl" in line

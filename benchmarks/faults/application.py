@@ -70,13 +70,13 @@ def make_app(addresses: Addresses, arm: str, **options: Any) -> Celery:
         NAMESPACE, broker=addresses.broker, backend=addresses.results, set_as_current=False
     )
     made.conf.update(broker_connection_retry_on_startup=True, result_expires=600)
+    if not addresses.broker.startswith("redis:"):
+        # Else Celery loses what is on its way when a connection is cut.
+        made.conf.broker_transport_options = {"confirm_publish": True}
+    elif arm == "celery_late":
+        made.conf.broker_transport_options = {"visibility_timeout": VISIBILITY_SECONDS}
     if arm == "celery_late":
-        made.conf.update(
-            task_acks_late=True,
-            task_reject_on_worker_lost=True,
-        )
-        if addresses.broker.startswith("redis:"):
-            made.conf.broker_transport_options = {"visibility_timeout": VISIBILITY_SECONDS}
+        made.conf.update(task_acks_late=True, task_reject_on_worker_lost=True)
     if arm == "owl":
         install(made, namespace=NAMESPACE, redis_url=addresses.state, **options)
     return made

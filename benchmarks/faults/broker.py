@@ -70,6 +70,10 @@ class RabbitGone(BrokerGone):
     """The same on RabbitMQ."""
 
     name = "broker gone, RabbitMQ"
+    strikes = (
+        f"{BrokerGone.strikes}; all publish with `confirm_publish`, without which Celery "
+        "loses what is on its way"
+    )
     plan = replace(BrokerGone.plan, broker="rabbitmq")
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from amqp.exceptions import NotFound
 from celery import Celery
 from redis import Redis
 
@@ -252,8 +251,8 @@ class Cluster:
         with self.app.connection_for_read() as connection:
             try:
                 declared = connection.default_channel.queue_declare("celery", passive=True)
-            except NotFound:
-                return 0
+            except connection.channel_errors:
+                return 0  # It is not there yet.
             return int(declared.consumer_count)
 
     def waiting(self, queue: str) -> int:

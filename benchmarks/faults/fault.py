@@ -36,12 +36,15 @@ class Check:
         What was found, in words or as a number.
     holds
         Whether it does.
+    is_timing
+        Whether a machine with other work could make it fail.
 
     """
 
     what: str
     found: str
     holds: bool
+    is_timing: bool = False
 
 
 def check_latencies(trial: Trial, publisher: Publisher, since: float, until: float) -> None:
@@ -56,12 +59,14 @@ def check_latencies(trial: Trial, publisher: Publisher, since: float, until: flo
         f"{1000 * P99_SECONDS:g} ms",
         f"{1000 * there:.1f} ms, outside {1000 * here:.1f} ms",
         there <= limit,
+        is_timing=True,
     )
     longest = during[-1] if during else 0.0
     trial.check(
         f"no publication takes more than {LONGEST_SECONDS:g} s",
         f"{1000 * longest:.0f} ms",
         longest <= LONGEST_SECONDS,
+        is_timing=True,
     )
 
 
@@ -85,8 +90,8 @@ class Trial:
         Tasks that started more than once.
     held
         Tasks that ran on what was struck: these alone may finish twice.
-    recovery_seconds
-        As the fault defines it; None when it did not recover.
+    recovery_seconds, limit_seconds
+        As the fault defines it, None when it did not recover; and what it may take.
     checks
         What must hold beside.
     parameters
@@ -106,14 +111,14 @@ class Trial:
     run_again: int = 0
     held: int = 0
     recovery_seconds: float | None = None
+    limit_seconds: float = 0.0
     checks: list[Check] = field(default_factory=list)
     parameters: dict[str, Any] = field(default_factory=dict)
     error: str = ""
 
-    def check(self, what: str, found: object, holds: bool) -> None:
+    def check(self, what: str, found: object, holds: bool, is_timing: bool = False) -> None:
         """Add one thing that must hold."""
-        shown = f"{found:.3g}" if isinstance(found, float) else str(found)
-        self.checks.append(Check(what, shown, bool(holds)))
+        self.checks.append(Check(what, str(found), bool(holds), is_timing))
 
 
 class Fault:
@@ -209,12 +214,21 @@ class Fault:
         """Check what must hold beside, once all has come to rest."""
 
     def mend(self, cluster: Cluster) -> None:
-        """Leave the cluster as it was found, also when the trial broke."""
+        """Undo the harm once it is done, also when the trial broke."""
+
+    def close(self) -> None:
+        """Give back what the trial took for itself."""
 
     def run(self, cluster: Cluster, seed: int) -> Trial:
         """One trial."""
+        try:
+            return self._run(cluster, seed)
+        finally:
+            self.close()
+
+    def _run(self, cluster: Cluster, seed: int) -> Trial:
         draw = random.Random(f"{self.name} {seed}")
-        trial = Trial(self.name, cluster.arm, seed)
+        trial = Trial(self.name, cluster.arm, seed, limit_seconds=self.limit_seconds)
         self.prepare(cluster, trial, draw)
         at = draw.uniform(*self.window)
         publisher = self.publisher(cluster, draw)

@@ -149,6 +149,6 @@ class RouterMistaken(Fault):
         queues = set(cluster.redis.keys("gpu.*"))
         trial.check("nothing waits in a queue that nobody serves", sorted(queues), not queues)
 
-    def mend(self, cluster: Cluster) -> None:
+    def close(self) -> None:
         uninstall(self._app)
         self._app.close()

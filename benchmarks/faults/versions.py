@@ -96,5 +96,5 @@ class VersionsMixed(Fault):
         skipped = cluster.health().counters.get("undecodable", 0)
         trial.check("events of no sense are counted", skipped, skipped >= len(EVENTS))
 
-    def mend(self, cluster: Cluster) -> None:
+    def close(self) -> None:
         self._plain.close()

@@ -105,6 +105,7 @@ class WorkerGone(Fault):
             "new routes stop within 5 s of the last heartbeat",
             f"{last:.1f} s after the strike",
             last <= ROUTES_STOP_SECONDS + LATE_BY,
+            is_timing=True,
         )
         trial.recovery_seconds = round(passed, 2)
 
