@@ -18,6 +18,8 @@ SHORTEST_SECONDS: Final = 1e-3
 IDLE_SECONDS: Final = 5.0
 NEWER_BY_SECONDS: Final = 0.2
 SILENT_SHARE: Final = 0.2
+LOOK_SECONDS: Final = 0.5
+"""Pause between two looks for wedged workers, which need not be in every tick."""
 
 
 class Beat(NamedTuple):
@@ -98,6 +100,7 @@ class LoadLedger:
         self._served: dict[str, float] = {}
         self._counted_at: float | None = None
         self._next_expiry = float("inf")
+        self._looked_at = float("-inf")
 
     @property
     def queue_names(self) -> list[str]:
@@ -271,6 +274,12 @@ class LoadLedger:
                 queue.waiting.clear()
             else:
                 queue.waiting.guess(served)
+        if now - self._looked_at >= LOOK_SECONDS:
+            self._looked_at = now
+            self._look_for_wedged(depths, now)
+
+    def _look_for_wedged(self, depths: Mapping[str, int], now: float) -> None:
+        for name, queue in self._queues.items():
             if name not in self.drained:
                 beats = [self._beats[server.node].heartbeat for server in queue.servers]
                 is_idle = not self.held_count(name)
