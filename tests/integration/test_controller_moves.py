@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from celery import Celery
 from redis import Redis
 
 from owl_celery.brokers import open_broker
+from owl_celery.brokers.amqp import AmqpBroker
 from owl_celery.brokers.redis import RedisBroker
 from owl_celery.controller import rescue
 from owl_celery.controller.controller import Controller
@@ -254,6 +256,30 @@ def test_where_the_task_ran_out_of_memory_it_does_not_go(fleet: Fleet) -> None:
     fleet.send(FAST, 1, 2, header={"tried": ("K80",)})
     fleet.tick(5)
     assert fleet.broker.numbers(FAST) == [1, 2]
+
+
+@pytest.mark.parametrize("message_broker", ["rabbitmq"], indirect=True)
+def test_looks_that_disturb_become_rare_while_they_find_nothing(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at: list[float] = []
+    peek = AmqpBroker.peek
+
+    def noted(*arguments: Any) -> Any:
+        looked_at.append(fleet.seconds)
+        return peek(*arguments)
+
+    monkeypatch.setattr(AmqpBroker, "peek", noted)
+    fleet.busy(FAST, OTHER)
+    fleet.send(FAST, 1, 2, header={"tried": ("K80",)})
+    fleet.tick(400)
+    pauses = [late - early for early, late in itertools.pairwise(looked_at)]
+    assert 5 <= len(looked_at) <= 10
+    assert pauses[0] < 0.3 and 4.5 < pauses[-1] < 5.5
+    # Another one that falls idle is looked after at once.
+    fleet.end(f"long-{OTHER}", OTHER)
+    fleet.tick(2)
+    assert fleet.broker.waiting(OTHER) == 1
 
 
 @on_both
