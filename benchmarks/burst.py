@@ -81,6 +81,8 @@ class Burst:
         Since a producer's view came, on average over all decisions.
     simpler
         Tasks that were routed by a simpler policy, or not at all, since the view was too old.
+    waiting
+        Messages in all queues, the default one included.
     """
 
     fleet: str
@@ -95,6 +97,7 @@ class Burst:
     view_error: float
     view_age_seconds: float
     simpler: int
+    waiting: int
 
 
 def models_of(fleet: str) -> list[str]:
@@ -307,6 +310,7 @@ def run_burst(fleet: str, arm: str, seed: int, producers: int, tasks: int) -> Bu
         wait_for(lambda: time.monotonic() - began >= LOOK_SECONDS, "the time to look")
         wait_for(lambda: all(one[0] for one in told), "the producers")
         seconds, said = seconds_waiting(client), view_seconds(client)
+        waiting = sum(int(client.llen(name)) for name in (*queue_names(), "celery"))
         client.close()
         app.close()
     if arm == "random":
@@ -326,6 +330,7 @@ def run_burst(fleet: str, arm: str, seed: int, producers: int, tasks: int) -> Bu
         view_error=said / sum(seconds) - 1.0 if sum(seconds) else 0.0,
         view_age_seconds=round(sum(one[1] for one in told) / tasks, 3),
         simpler=int(sum(one[2] for one in told)),
+        waiting=waiting,
     )
 
 

@@ -18,7 +18,6 @@ from copy import copy
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
-from typing import Final
 
 import click
 
@@ -27,12 +26,10 @@ from benchmarks.faults.fault import Fault, Trial
 from benchmarks.faults.faults import FAULTS
 from benchmarks.faults.report import page, rows, table
 
-LAST_LINES: Final = 30
-
 
 def batches(faults: Sequence[Fault]) -> Iterator[list[Fault]]:
     """Neighbours that can be tried in one cluster."""
-    for _, some in groupby(faults, key=lambda fault: (fault.plan, fault.arms)):
+    for _, some in groupby(faults, key=lambda f: (f.plan, f.arms, f.needs_cluster)):
         batch: list[Fault] = []
         for fault in some:
             batch.append(fault)
@@ -49,9 +46,10 @@ def try_batch(batch: Sequence[Fault], arm: str, seed: int) -> list[Trial]:
     with tempfile.TemporaryDirectory(prefix="owl-faults-") as folder:
         cluster = None
         try:
-            cluster = Cluster(arm, batch[0].plan, Path(folder))
+            if batch[0].needs_cluster:
+                cluster = Cluster(arm, batch[0].plan, Path(folder))
             for fault in batch:
-                trials.append(try_one(fault, cluster, seed))
+                trials.append(try_one(fault, cluster, arm, seed))
         except Exception as error:
             left = batch[len(trials) :]
             trials += [Trial(f.name, arm, seed, error=f"no cluster: {error!r}") for f in left]
@@ -61,18 +59,16 @@ def try_batch(batch: Sequence[Fault], arm: str, seed: int) -> list[Trial]:
     return trials
 
 
-def try_one(fault: Fault, cluster: Cluster, seed: int) -> Trial:
+def try_one(fault: Fault, cluster: Cluster | None, arm: str, seed: int) -> Trial:
     """One trial; one that breaks is shown, with what the processes said last."""
+    # Each trial notes its own things in it, and other arms run beside.
+    fault = copy(fault)
     try:
-        # Each trial notes its own things in it, and other arms run beside.
-        return copy(fault).run(cluster, seed)
+        return fault.run_alone(seed) if cluster is None else fault.run(cluster, seed)
     except Exception as error:
-        lines = [
-            line for line in cluster.log().splitlines() if "INFO/" not in line or "owl" in line
-        ]
-        said = "\n".join(lines[-LAST_LINES:])
-        click.echo(f"{fault.name} ({cluster.arm}):\n{traceback.format_exc()}{said}", err=True)
-        return Trial(fault.name, cluster.arm, seed, error=repr(error))
+        said = "" if cluster is None else cluster.complaints()
+        click.echo(f"{fault.name} ({arm}):\n{traceback.format_exc()}{said}", err=True)
+        return Trial(fault.name, arm, seed, error=repr(error))
 
 
 @click.command()

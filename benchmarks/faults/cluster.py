@@ -35,6 +35,7 @@ from owl_celery.wire import Heartbeat, Keys
 KEYS: Final = Keys(NAMESPACE)
 QUIET: Final = ("--without-mingle", "--without-gossip", "--without-heartbeat")
 START_SECONDS: Final = 90.0
+LAST_LINES: Final = 30
 FAKES: Final = Path(__file__).with_name("fakes")
 MODELS: Final = ("k80", "v100", "p100")
 
@@ -319,6 +320,11 @@ class Cluster:
         """What workers and controllers have said."""
         path = self.folder / "log"
         return path.read_text(errors="replace") if path.exists() else ""
+
+    def complaints(self) -> str:
+        """The last of it that is no news of a task."""
+        lines = [line for line in self.log().splitlines() if "INFO/" not in line or "owl" in line]
+        return "\n".join(lines[-LAST_LINES:])
 
     def _close_app(self) -> None:
         if self.arm == "owl":

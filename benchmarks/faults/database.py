@@ -202,7 +202,8 @@ class DatabaseDamaged(DatabaseFault):
 
     def said(self, cluster: Cluster, log: str) -> str:
         lines = [line for line in log.splitlines() if "is damaged" in line]
-        return lines[0].partition("] ")[2] if lines else ""
+        # A controller that is only starting says it without a date.
+        return lines[0][lines[0].find("The database") :] if lines else ""
 
     def judge(self, cluster: Cluster, trial: Trial, publisher: Publisher, account: Account) -> None:
         super().judge(cluster, trial, publisher, account)

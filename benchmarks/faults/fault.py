@@ -137,6 +137,8 @@ class Fault:
         Who suffers it.
     plan
         What cluster it needs.
+    needs_cluster
+        False for one that starts what it needs itself: it overrides ``run_alone``.
     spoils
         Whether the cluster is of no use to another fault afterwards.
     limit_seconds
@@ -163,6 +165,7 @@ class Fault:
     recovery: ClassVar[str] = "from the strike until the last task has finished"
     arms: ClassVar[tuple[str, ...]] = ("owl",)
     plan: ClassVar[Plan] = Plan()
+    needs_cluster: ClassVar[bool] = True
     spoils: ClassVar[bool] = False
     limit_seconds: ClassVar[float] = 20.0
     most_trials: ClassVar[int] = 100
@@ -218,6 +221,10 @@ class Fault:
 
     def close(self) -> None:
         """Give back what the trial took for itself."""
+
+    def run_alone(self, seed: int) -> Trial:
+        """One trial without a cluster."""
+        raise NotImplementedError
 
     def run(self, cluster: Cluster, seed: int) -> Trial:
         """One trial."""

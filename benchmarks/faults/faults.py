@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from benchmarks.faults.broker import BrokerGone, RabbitGone
+from benchmarks.faults.bursts import ProducersBurst
 from benchmarks.faults.children import TasksStumble
 from benchmarks.faults.controllers import ControllerKilled, ControllerKilledRabbit
 from benchmarks.faults.database import (
@@ -49,4 +50,5 @@ FAULTS: Final[tuple[Fault, ...]] = (
     EventsDisturbed(),
     NvmlBroken(),
     ManyNames(),
+    ProducersBurst(),
 )

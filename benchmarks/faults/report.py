@@ -6,9 +6,11 @@ import os
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.faults.fault import Check, Fault, Trial
+from owl_celery.embedded import find_program, program_version
 
 ARMS = {"owl": "owl_celery", "celery": "plain Celery", "celery_late": "plain Celery, late acks"}
 HEAD = (
@@ -107,7 +109,13 @@ def machine() -> str:
             if line.startswith("model name")
         ]
         model = names[0] if names else model
-    return f"{len(os.sched_getaffinity(0))} cores of {model}, Python {platform.python_version()}"
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    redis = ".".join(map(str, program_version(find_program())))
+    return (
+        f"{len(os.sched_getaffinity(0))} cores of {model}, {memory:.0f} GiB, Linux "
+        f"{platform.release().partition('-')[0]}, Python {platform.python_version()}, Celery "
+        f"{version('celery')}, kombu {version('kombu')}, Redis {redis}"
+    )
 
 
 def page(found: Sequence[Row], command: str, minutes: float) -> str:
