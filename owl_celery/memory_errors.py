@@ -42,10 +42,11 @@ Runtime; TensorRT; PyTorch on the CPU."""
 
 KILL_COUNTERS: Final = (
     "/sys/fs/cgroup/memory.events",
-    "/sys/fs/cgroup/memory/memory.oom_control",
     "/proc/vmstat",
+    "/sys/fs/cgroup/memory/memory.oom_control",
 )
-"""Where Linux counts processes killed for lack of memory: of a container, and of the host."""
+"""Where Linux counts processes killed for lack of memory: of a container, of the host, and where it
+shows neither, of a cgroup of version 1, which does not count those of the groups within it."""
 
 KILLS: Final = re.compile(rb"^oom_kill (\d+)$", re.MULTILINE)
 
