@@ -29,12 +29,12 @@ def open_broker(app: Celery) -> Broker:
 
         return open_redis_broker(app)
     if name in ("amqp", "amqps", "pyamqp", "py-amqp", "memory"):
-        from owl_celery.brokers.amqp import HEARTBEAT_SECONDS, AmqpBroker
+        from owl_celery.brokers.amqp import ANSWER_SECONDS, HEARTBEAT_SECONDS, AmqpBroker
 
         # Confirmations and transactions exclude each other on a channel.
         waits = {
-            "read_timeout": TIMEOUT_SECONDS,
-            "write_timeout": TIMEOUT_SECONDS,
+            "read_timeout": ANSWER_SECONDS,
+            "write_timeout": ANSWER_SECONDS,
             "confirm_publish": False,
         }
         return AmqpBroker(

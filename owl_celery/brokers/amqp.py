@@ -18,7 +18,12 @@ from owl_celery.wire import header_in
 HEARTBEAT_SECONDS: Final = 10
 """After twice that without a word RabbitMQ gives back what a controller holds that hangs."""
 
+ANSWER_SECONDS: Final = 2.0
+"""RabbitMQ answers a commit once it has written it to disk."""
+
 MOVING_SECONDS: Final = 2.0
+"""Time for emptying queues in one round of the controller, which has a lease to renew."""
+
 MOVED_AT_ONCE: Final = 50
 MOVED_BYTES: Final = 1024 * 1024
 FETCHED: Final = 32

@@ -96,7 +96,7 @@ class Broker(Protocol):
     """Looks into queues. Used by the controller only, from one thread at a time.
 
     Connects at first use, and anew after an error. Every method raises ``BrokerError`` when the
-    broker does not answer within about a second.
+    broker does not answer within a second or two.
 
     Attributes
     ----------
