@@ -21,7 +21,7 @@ from redis.exceptions import RedisError
 from owl_celery.brokers.poison import announce_failure, too_many_losses
 from owl_celery.memory_errors import KernelKills
 from owl_celery.redis_state import RedisState
-from owl_celery.wire import AGAIN_HEADER
+from owl_celery.wire import AGAIN_HEADER, Heartbeat
 
 log = logging.getLogger(__name__)
 
@@ -90,9 +90,25 @@ class Losses:
             is_told = self._is_told.pop(task_id, False)
         return self._ask(task_id, has_to_add=not is_told)
 
-    def count(self, task_id: str) -> int:
-        """Tries that were lost; 0 if unknown."""
-        return self._ask(task_id) if self.limit else 0
+    def count(self, task_id: str, node: str) -> int:
+        """Tries that were lost before one that is to begin on a node; 0 if unknown.
+
+        None counts as lost while another worker runs the task: on Redis one that takes longer than
+        the ``visibility_timeout`` is delivered again and again.
+        """
+        count = self._ask(task_id) if self.limit else 0
+        return 0 if count >= self.limit and self._runs_elsewhere(task_id, node) else count
+
+    def _runs_elsewhere(self, task_id: str, node: str) -> bool:
+        keys, client = self._state.keys, self._state.client
+        try:
+            nodes: Any = client.smembers(keys.nodes)
+            others = [keys.heartbeat(other) for other in nodes if other != node]
+            texts: Any = client.mget(others) if others else []
+        except RedisError:
+            return True
+        beats = [Heartbeat.decode(text) for text in texts if text]
+        return any(beat is not None and task_id in beat.active for beat in beats)
 
     def hand_back(self) -> None:
         """Note that this worker stops, and what it holds is not lost."""
@@ -168,7 +184,7 @@ def counted(
                 return True
             if not self._owl_is_again():
                 return False
-            count = losses.count(self.id)
+            count = losses.count(self.id, self.hostname)
             if not losses.limit or count < losses.limit:
                 return False
             if not self._owl_give_up(count):

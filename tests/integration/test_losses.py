@@ -22,7 +22,7 @@ from owl_celery.memory_errors import KernelKills, is_out_of_memory
 from owl_celery.redis_state import RedisState
 from owl_celery.settings import Settings
 from owl_celery.testing import wait_until
-from owl_celery.wire import TaskHeader
+from owl_celery.wire import Heartbeat, TaskHeader
 from tests.integration.test_dead_workers import Watched
 from tests.integration.test_gpu_worker import HOST, KEYS, OWN, VIRTUAL, Cluster
 from tests.message_broker import MessageBroker, on_both
@@ -140,19 +140,34 @@ def test_a_process_that_the_kernel_killed_ran_out_of_memory(
     request.on_failure(lost)
 
     assert seen == [bool(kills)]
-    assert losses.count("a") == 1
+    assert losses.count("a", "gpu0@a") == 1
+
+
+def test_a_try_that_another_worker_still_runs_is_not_lost(redis_url: str) -> None:
+    losses = Losses(RedisState(redis_url, KEYS), 2, lambda: None)
+    for _ in range(2):
+        losses.lost("slow")
+    assert losses.count("slow", "gpu0@a") == 2
+    with Redis.from_url(redis_url) as client:
+        for node in ("gpu0@a", "gpu1@a"):
+            client.sadd(KEYS.nodes, node)
+        beat = Heartbeat("gpu0@a", active=("slow",)).encode()
+        client.set(KEYS.heartbeat("gpu0@a"), beat)
+    # The first is the one that is about to run it.
+    assert losses.count("slow", "gpu0@a") == 2
+    assert losses.count("slow", "gpu1@a") == 0
 
 
 def test_counts_without_redis_are_none_and_nothing_fails(redis_url: str) -> None:
     losses = Losses(RedisState("redis://127.0.0.1:1/0", KEYS), 3, lambda: None)
     losses.begin("a")
-    assert losses.lost("a") == losses.count("a") == 0
+    assert losses.lost("a") == losses.count("a", "gpu0@a") == 0
     losses.begin("b")
     losses.hand_back()
     with Redis.from_url(redis_url, decode_responses=True) as client:
         off = Losses(RedisState(redis_url, KEYS), 0, lambda: None)
         off.begin("a")
-        assert off.lost("a") == off.count("a") == 0
+        assert off.lost("a") == off.count("a", "gpu0@a") == 0
         assert client.keys("*") == []
 
 
