@@ -23,12 +23,14 @@ pytestmark = pytest.mark.integration
 QUEUE = "gpu.a.0"
 
 
-@pytest.fixture
-def app(message_broker: MessageBroker, tmp_path: Path) -> Iterator[Celery]:
+@pytest.fixture(params=["classic", "quorum"])
+def app(
+    request: pytest.FixtureRequest, message_broker: MessageBroker, tmp_path: Path
+) -> Iterator[Celery]:
     """A routed application with a worker in this process, which consumes the queue of a GPU."""
     app = Celery("rpc", broker=message_broker.url, backend="rpc://", set_as_current=False)
     app.conf.broker_heartbeat = 1  # A worker on RabbitMQ ends when something wakes it.
-    app.conf.task_create_missing_queues = True
+    app.conf.task_create_missing_queue_type = app.conf.task_default_queue_type = request.param
     app.conf.owl_embed_controller = False
     install(app, redis_url=message_broker.redis_url, continuous_learning_storage_path=tmp_path)
 
@@ -75,3 +77,4 @@ def test_results_come_back_from_the_queue_that_was_chosen(app: Celery) -> None:
     with pytest.raises(ValueError, match="as asked"):
         fail.delay().get(timeout=10)
     assert where.delay().get(timeout=10) == QUEUE
+    assert add.apply_async((1, 2), countdown=0.2).get(timeout=10) == 3
