@@ -101,7 +101,10 @@ class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ha
         )
         self._reader = self.reader or self._own_reader()
         self._losses = Losses(
-            self.state, self.settings.max_worker_losses, lambda: self._pulse.changed()
+            self.state,
+            self.settings.max_worker_losses,
+            lambda: self._pulse.changed(),
+            may_run_on=parent.app.connection_for_read().transport.driver_type == "redis",
         )
         self._pulse = Pulse(
             self.state,

@@ -47,11 +47,21 @@ class Losses:
         Tries that may be lost before a task is given up; 0 for no limit, and then nothing counts.
     changed
         Asks for a heartbeat.
+    may_run_on
+        Whether a task that is delivered again may still run: on Redis, when it takes longer than
+        the ``visibility_timeout``. RabbitMQ does so when a connection is lost, at once.
 
     """
 
-    def __init__(self, state: RedisState, limit: int, changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        state: RedisState,
+        limit: int,
+        changed: Callable[[], None],
+        may_run_on: bool = False,
+    ) -> None:
         self.limit = limit
+        self._may_run_on = may_run_on
         self._state = state
         self._changed = changed
         self._lock = threading.Lock()
@@ -93,11 +103,11 @@ class Losses:
     def count(self, task_id: str, node: str) -> int:
         """Tries that were lost before one that is to begin on a node; 0 if unknown.
 
-        None counts as lost while another worker runs the task: on Redis one that takes longer than
-        the ``visibility_timeout`` is delivered again and again.
+        None counts as lost while another worker runs the task.
         """
         count = self._ask(task_id) if self.limit else 0
-        return 0 if count >= self.limit and self._runs_elsewhere(task_id, node) else count
+        has_to_ask = self._may_run_on and count >= self.limit
+        return 0 if has_to_ask and self._runs_elsewhere(task_id, node) else count
 
     def _runs_elsewhere(self, task_id: str, node: str) -> bool:
         keys, client = self._state.keys, self._state.client
