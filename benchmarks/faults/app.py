@@ -22,6 +22,9 @@ from benchmarks.faults.ledger import note
 from owl_celery.gpus import current_gpu
 
 HANG_SECONDS: Final = 60.0
+LOAD_SECONDS: Final = 0.3
+"""What a task does before it finds that there is not enough memory."""
+
 ADDRESSES: Final = Addresses.of_environment()
 
 app = make_app(ADDRESSES, os.environ.get("FAULTS_ARM", "celery"), embed_controller=False)
@@ -48,6 +51,7 @@ def stumble(self: Task, number: int, how: str, seconds: float) -> None:
     if how == "poison" or (how == "killed" and is_first):
         os.kill(os.getpid(), signal.SIGKILL)
     if how == "memory" and current_gpu().model == "k80":
+        time.sleep(LOAD_SECONDS)
         raise RuntimeError("CUDA out of memory. Tried to allocate 14.00 GiB")
     if how == "hung" and is_first:
         time.sleep(HANG_SECONDS)

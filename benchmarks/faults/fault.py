@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Final
 
 from benchmarks.faults.cluster import Cluster, Plan
 from benchmarks.faults.ledger import Account
-from benchmarks.faults.load import Publication, Publisher, quantile, steady
+from benchmarks.faults.load import JOIN_SECONDS, Publication, Publisher, quantile, steady
 
 AFTER_SECONDS: Final = 2.0
 """How long publishing goes on after a fault that is mended."""
@@ -249,7 +249,9 @@ class Fault:
                 time.sleep(AFTER_SECONDS)
         finally:
             self.mend(cluster)
-        publisher.finish(0.0 if self.until_mended else self.over_seconds)
+        if self.until_mended:
+            publisher.finish()
+        publisher.join_within(self.over_seconds + JOIN_SECONDS)
         numbers = publisher.numbers()
         account = self._settle(cluster, numbers)
         trial.published = len(numbers)

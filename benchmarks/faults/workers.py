@@ -74,10 +74,16 @@ class WorkerGone(Fault):
             ),
         ]
 
+    def publisher(self, cluster: Cluster, draw: random.Random) -> Publisher:
+        self._publisher = super().publisher(cluster, draw)
+        return self._publisher
+
     def strike(self, cluster: Cluster, trial: Trial, draw: random.Random) -> None:
         number = draw.randrange(len(cluster.workers))
         trial.parameters["worker"] = number
-        trial.held = 0  # All of its processes are gone: nothing that ran there can finish.
+        sent = self._publisher.done
+        cluster.wait(lambda: len(sent) >= self.burst, "the burst to be published", 60.0)
+        trial.held = 1  # Killed between its end and its acknowledgement a task runs again.
         leader = cluster.leader()
         cluster.workers[number].kill_group()
         if leader is not None:
