@@ -242,13 +242,13 @@ def ideal_seconds(url: str, fleet: str, kinds: list[str]) -> list[float]:
     ]
 
 
-def seconds_waiting(client: Redis) -> list[float]:
-    """Predicted seconds in the messages of each queue."""
+def seconds_waiting(client: Redis, fleet: str) -> list[float]:
+    """Predicted seconds in the messages of each queue; the true ones where none were predicted."""
     found = []
-    for name in queue_names():
+    for name, model in zip(queue_names(), models_of(fleet), strict=True):
         texts: Any = client.lrange(name, 0, -1)
         headers = [json.loads(text)["headers"]["owl"] for text in texts]
-        found.append(sum(float(header.get("s", 0.0)) for header in headers))
+        found.append(sum(header.get("s", SECONDS[header["k"]][model]) for header in headers))
     return found
 
 
@@ -309,7 +309,7 @@ def run_burst(fleet: str, arm: str, seed: int, producers: int, tasks: int) -> Bu
         began = time.monotonic()
         wait_for(lambda: time.monotonic() - began >= LOOK_SECONDS, "the time to look")
         wait_for(lambda: all(one[0] for one in told), "the producers")
-        seconds, said = seconds_waiting(client), view_seconds(client)
+        seconds, said = seconds_waiting(client, fleet), view_seconds(client)
         waiting = sum(int(client.llen(name)) for name in (*queue_names(), "celery"))
         client.close()
         app.close()
@@ -347,8 +347,9 @@ def has_learned(client: Redis, count: int, arm: str) -> bool:
 def table(bursts: list[Burst]) -> str:
     """All seeds of each case, as Markdown."""
     lines = [
-        "| GPUs | producers | largest deviation of a queue, by seed | median | sent within, s |",
-        "| --- | --- | --- | --- | --- |",
+        "| GPUs | producers | largest deviation of a queue, by seed | median | sent within, s "
+        "| age of the views, ms |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
     for fleet, arm in dict.fromkeys((burst.fleet, burst.arm) for burst in bursts):
         some = [burst for burst in bursts if (burst.fleet, burst.arm) == (fleet, arm)]
@@ -357,7 +358,8 @@ def table(bursts: list[Burst]) -> str:
         times = [burst.sent_seconds for burst in some]
         lines.append(
             f"| {fleet} | {arm} | {shown} | {statistics.median(deviations):.0%} | "
-            f"{min(times):.1f} to {max(times):.1f} |"
+            f"{min(times):.1f} to {max(times):.1f} | "
+            f"{1e3 * statistics.mean(burst.view_age_seconds for burst in some):.0f} |"
         )
     return "\n".join(lines)
 
@@ -375,7 +377,8 @@ controller before the producers, to {QUEUES} queues. The workers take nothing, s
 stolen either. Two seconds after the first task, or when the last is sent, the predicted seconds in
 the messages of each queue are compared with the ideal: what one producer that knew all would have
 put there, on average over the queues of the same GPU model; for identical GPUs that is the same for
-every queue. `blind to the others` does not reckon with what other producers send between two
+every queue. The age of a view is since it came to the producer, on average over the decisions.
+`blind to the others` does not reckon with what other producers send between two
 views; `random` is the policy of that name, compared with equal shares.
 
 {table(bursts)}

@@ -14,11 +14,12 @@ SHARE: Final = 0.02
 
 RETRY_SECONDS: Final = 2.0
 BLIND_SECONDS: Final = 60.0
+NEW_AT_ONCE: Final = 8
 LOOKED_AT: Final = 200
 
 
 class Audit:
-    """Looks into one queue at a time: that which was never looked into, or longest ago.
+    """Looks into one queue at a time, that which was looked into longest ago; new ones come first.
 
     What producers and workers say is exact as long as all of them live. A producer that is killed
     does not report, a worker that is killed does not say what it took, tasks are moved, and a new
@@ -54,19 +55,20 @@ class Audit:
         if now < self._due_at:
             return
         never = float("-inf")
-        # One in which nothing waits for a moment counts as new afterwards.
         self._looked_at = {
-            name: self._looked_at.get(name, never) for name in self._ledger.waiting_names()
+            name: self._looked_at.get(name, never) for name in self._ledger.queue_names
         }
-        name = min(self._looked_at, key=self._looked_at.__getitem__, default=None)
-        if name is None:
-            return
+        waiting = sorted(self._ledger.waiting_names(), key=self._looked_at.__getitem__)
+        unseen = sum(self._looked_at[name] == never for name in waiting)
         self._due_at = now + RETRY_SECONDS  # Should the broker fail.
-        contents = self._broker.contents(name, LOOKED_AT)
+        for name in waiting[: min(max(unseen, 1), NEW_AT_ONCE)]:
+            contents = self._broker.contents(name, LOOKED_AT)
+            if contents is None:
+                self._due_at = now + BLIND_SECONDS
+                return
+            self._ledger.audit(name, contents)
+            self._looked_at[name] = now
         ended = self._clock()
-        if contents is None:
-            self._due_at = ended + BLIND_SECONDS
-            return
-        self._ledger.audit(name, contents)
-        self._looked_at[name] = now
-        self._due_at = ended + max(PAUSE_SECONDS, (ended - now) / SHARE)
+        # A new controller goes on at once, until it has seen all.
+        pause = max(PAUSE_SECONDS, (ended - now) / SHARE)
+        self._due_at = now if unseen > NEW_AT_ONCE or not waiting else ended + pause
