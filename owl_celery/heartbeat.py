@@ -129,6 +129,7 @@ class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ha
 
     def register_with_event_loop(self, parent: Any, hub: Any) -> None:
         """Follow the event loop; called again after a lost connection."""
+        self._losses.disconnected()
         hub.on_tick.add(self._tick)
         # Wakes the loop while nothing happens, and runs on while the pool finishes its last tasks.
         hub.timer.call_repeatedly(TICK_SECONDS, self._tick)

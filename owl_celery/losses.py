@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -26,6 +27,9 @@ from owl_celery.wire import AGAIN_HEADER, Heartbeat
 log = logging.getLogger(__name__)
 
 REMEMBERED_SECONDS: Final = 86_400
+ASK_AGAIN_SECONDS: Final = 5.0
+"""Pause after a Redis that did not answer: who asks is the event loop, which waits for it."""
+
 KILLED: Final = "signal 9"
 
 
@@ -50,6 +54,8 @@ class Losses:
     may_run_on
         Whether a task that is delivered again may still run: on Redis, when it takes longer than
         the ``visibility_timeout``. RabbitMQ does so when a connection is lost, at once.
+    clock
+        Monotonic seconds.
 
     """
 
@@ -59,14 +65,18 @@ class Losses:
         limit: int,
         changed: Callable[[], None],
         may_run_on: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.limit = limit
         self._may_run_on = may_run_on
         self._state = state
         self._changed = changed
+        self._clock = clock
+        self._ask_at = float("-inf")
         self._lock = threading.Lock()
         self._is_told: dict[str, bool] = {}
         self._ended: set[str] = set()
+        self._returned: list[str] = []
 
     def begin(self, task_id: str) -> None:
         """Note that a try begins."""
@@ -87,6 +97,9 @@ class Losses:
             begun = [task_id for task_id, is_told in self._is_told.items() if not is_told]
             self._is_told.update(dict.fromkeys(begun, True))
             ended, self._ended = self._ended, set()
+            returned, self._returned = self._returned, []
+        for task_id in returned:
+            self._add(pipe, task_id, -1)
         for task_id in begun:
             self._add(pipe, task_id)
         if ended:
@@ -105,7 +118,9 @@ class Losses:
 
         None counts as lost while another worker runs the task.
         """
-        count = self._ask(task_id) if self.limit else 0
+        if not self.limit:
+            return 0
+        count = self._ask(task_id)
         has_to_ask = self._may_run_on and count >= self.limit
         return 0 if has_to_ask and self._runs_elsewhere(task_id, node) else count
 
@@ -120,26 +135,33 @@ class Losses:
         beats = [Heartbeat.decode(text) for text in texts if text]
         return any(beat is not None and task_id in beat.active for beat in beats)
 
+    def disconnected(self) -> None:
+        """Note that what this worker holds is the broker's again: should it die, none is lost.
+
+        Others may run it while the tries that have begun here go on.
+        """
+        with self._lock:
+            self._returned += [task_id for task_id, is_told in self._is_told.items() if is_told]
+            self._is_told.clear()
+
     def hand_back(self) -> None:
         """Note that this worker stops, and what it holds is not lost."""
-        with self._lock:
-            held = [task_id for task_id, is_told in self._is_told.items() if is_told]
-            self._is_told.clear()
+        self.disconnected()
         try:
             with self._state.client.pipeline(transaction=False) as pipe:
-                for task_id in held:
-                    pipe.decr(self._state.keys.lost(task_id))
                 self.write(pipe)
                 pipe.execute()
         except RedisError:
             return  # The heartbeat has said that Redis is away; each counts as lost once.
 
-    def _add(self, pipe: Any, task_id: str) -> None:
+    def _add(self, pipe: Any, task_id: str, count: int = 1) -> None:
         key = self._state.keys.lost(task_id)
-        pipe.incr(key)
+        pipe.incrby(key, count)
         pipe.expire(key, REMEMBERED_SECONDS)
 
     def _ask(self, task_id: str, has_to_add: bool = False) -> int:
+        if self._clock() < self._ask_at:
+            return 0
         try:
             with self._state.client.pipeline(transaction=False) as pipe:
                 if has_to_add:
@@ -147,6 +169,7 @@ class Losses:
                 pipe.get(self._state.keys.lost(task_id))
                 return int(pipe.execute()[-1] or 0)
         except (RedisError, ValueError):
+            self._ask_at = self._clock() + ASK_AGAIN_SECONDS
             return 0
 
 
@@ -217,7 +240,9 @@ def counted(
                 error.__cause__ = MemoryError("Linux has killed a process for lack of memory.")
             self._owl_is_lost = True
             count = losses.lost(self.id)
-            if losses.limit and count >= losses.limit and self._owl_give_up(count, error):
+            is_over = bool(losses.limit) and count >= losses.limit
+            # A process that was killed after the result was stored is a success to Celery.
+            if is_over and not self._success_was_stored() and self._owl_give_up(count, error):
                 return None
             prepare()
             try:

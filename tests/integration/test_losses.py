@@ -17,8 +17,9 @@ from redis import Redis
 from owl_celery.controller.placing import Placer
 from owl_celery.gpus import fake_gpu
 from owl_celery.lane import gpu_queue, lane_of_gpu
-from owl_celery.losses import Losses, counted
+from owl_celery.losses import ASK_AGAIN_SECONDS, Losses, counted
 from owl_celery.memory_errors import KernelKills, is_out_of_memory
+from owl_celery.redis_address import RedisAddress
 from owl_celery.redis_state import RedisState
 from owl_celery.settings import Settings
 from owl_celery.testing import wait_until
@@ -171,6 +172,42 @@ def test_counts_without_redis_are_none_and_nothing_fails(redis_url: str) -> None
         off.begin("a")
         assert off.lost("a") == off.count("a", "gpu0@a") == 0
         assert client.keys("*") == []
+
+
+def test_what_the_broker_delivers_again_after_a_lost_connection_is_not_lost(
+    redis_url: str,
+) -> None:
+    here, there = (Losses(RedisState(redis_url, KEYS), 3, lambda: None) for _ in range(2))
+
+    def beat(losses: Losses) -> None:
+        with Redis.from_url(redis_url).pipeline(transaction=False) as pipe:
+            losses.write(pipe)
+            pipe.execute()
+
+    # Three tries run at a time, since nobody can stop the first two.
+    for losses in (here, there, here):
+        losses.begin("a")
+        beat(losses)
+        losses.disconnected()
+        beat(losses)
+        assert losses.count("a", "gpu0@a") == 0
+    with Redis.from_url(redis_url) as client:
+        assert 0 < int(client.ttl(KEYS.lost("a"))) <= 86_400
+    # A process that is killed in one of them counts all the same.
+    assert there.lost("a") == 1
+
+
+def test_a_redis_that_does_not_answer_is_not_asked_for_each_task(redis_url: str) -> None:
+    now = [0.0]
+    state = RedisState("redis://127.0.0.1:1/0", KEYS)
+    losses = Losses(state, 3, lambda: None, clock=lambda: now[0])
+    assert losses.lost("a") == 0
+    state.address = RedisAddress.of_url(redis_url)
+    state.forget()
+
+    assert losses.lost("a") == 0
+    now[0] = ASK_AGAIN_SECONDS
+    assert losses.lost("a") == 1
 
 
 def test_retries_of_what_ran_out_of_memory_go_where_there_is_more(
