@@ -12,6 +12,7 @@ from owl_celery.fleet import Fleet
 from owl_celery.policies import make_policy
 from owl_celery.policies.base import Policy
 from owl_celery.records import Knowledge, decode_record
+from owl_celery.sanity import sane_decision
 from owl_celery.settings import Settings
 from owl_celery.snapshot import policy_chain
 from owl_celery.wire import TaskHeader
@@ -45,6 +46,7 @@ class Placer:
         self._fleet = Fleet([], [])
         self._rows: dict[str, int] = {}
         self._now = 0.0
+        self._failed: set[str] = set()
 
     def prepare(self, load: Load, knowledge: str, now: float) -> None:
         """Take in the load and the encoded knowledge of the moment; call before ``place``."""
@@ -66,13 +68,17 @@ class Placer:
             if not policy.ready:
                 continue
             try:
-                decision = policy.choose(task, self._fleet, self._now)
+                decision = sane_decision(policy.choose(task, self._fleet, self._now))
+                row = self._rows[decision.queue]
+                if not self._fleet.is_open[row]:
+                    raise ValueError("a queue that is not open")
             except NoOpenQueueError:
                 break
             except Exception as error:
-                log.error("owl controller: %s in policy %s", type(error).__name__, policy.name)
+                if policy.name not in self._failed:
+                    self._failed.add(policy.name)
+                    log.error("owl controller: %s in policy %s", type(error).__name__, policy.name)
                 continue
-            row = self._rows[decision.queue]
             self._fleet.waiting_count[row] += 1
             self._fleet.waiting_seconds[row] += (
                 decision.service_seconds or header.service_seconds or 0.0

@@ -13,9 +13,10 @@ from owl_celery.controller.load import Load
 from owl_celery.controller.placing import Emptying, Placer
 from owl_celery.errors import BrokerError
 from owl_celery.policies import make_policy
+from owl_celery.policies.shortest_queue import ShortestQueue
 from owl_celery.records import Knowledge
 from owl_celery.settings import Settings
-from owl_celery.types import Outcome, TryState
+from owl_celery.types import Decision, Outcome, TryState
 from owl_celery.wire import TaskHeader
 
 SETTINGS = Settings.load(seed=1, exploration_rate=0.0)
@@ -104,6 +105,27 @@ def test_a_policy_that_fails_is_passed_over(caplog: pytest.LogCaptureFixture) ->
     placer.prepare(load("K80"), broken, 0.0)
 
     assert placer.place(header()) == "q0"
+
+
+@pytest.mark.parametrize(
+    "decision",
+    [
+        Decision("gone", "K80", "own"),
+        Decision("q1", "K80", "own"),
+        Decision("q0", "K80", "own", service_seconds=float("nan")),
+        Decision("q0", "K80", "own", service_seconds="2"),  # type: ignore[arg-type]
+        None,
+    ],
+)
+def test_a_decision_that_makes_no_sense_is_passed_over(
+    decision: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    placer = Placer(SETTINGS, "celery")
+    placer.prepare(load("K80", "K80", closed=(1,)), "", 0.0)
+    monkeypatch.setattr(ShortestQueue, "choose", lambda *_: decision)
+
+    assert [placer.place(header()) for _ in range(3)] == ["celery"] * 3
+    assert len(caplog.records) == 1
 
 
 def test_what_one_round_empties_is_bounded_and_every_queue_has_its_turn(
