@@ -146,7 +146,8 @@ class Installation:
             on_start=sync.start,
         )
         # Also when nothing is learned: it drains the worker and ends it with its supervisor.
-        steps: tuple[type, ...] = (make_heartbeat_step(state, settings, prepare_retry=sync.flush),)
+        prepare = sync.flush if settings.enable_continuous_learning else lambda: None
+        steps: tuple[type, ...] = (make_heartbeat_step(state, settings, prepare_retry=prepare),)
         if settings.embed_controller and settings.enable_continuous_learning:
             steps += (make_controller_step(state, settings),)
         return Parts(settings, state, router, sync, outbox, feedback, steps)

@@ -265,17 +265,17 @@ class ProducerSync:
 
     def _sync_logged(self, has_to_tell: bool = False) -> None:
         """Sync; a failure is counted, and logged when it begins and when it ends."""
-        try:
-            with self._sync_lock:
+        with self._sync_lock:
+            try:
                 if has_to_tell:
                     self._tally_due = self._knowledge_due = 0.0
                 self._sync()
-        except Exception as error:
-            # Whatever it is: a thread that ends here would leave this process without a view.
-            self.failures += 1
-            self._redis.fails(trouble_of(error))
-        else:
-            self._redis.works()
+            except Exception as error:
+                # Whatever it is: a thread that ends here would leave this process without a view.
+                self.failures += 1
+                self._redis.fails(trouble_of(error))
+            else:
+                self._redis.works()
 
     def _totals(self) -> dict[str, float]:
         return {**self.tally.totals(), **self._redis.totals()}
