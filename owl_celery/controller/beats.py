@@ -24,9 +24,15 @@ class Beats:
     counters
         Where ``heartbeats_refused`` are counted.
 
+    Attributes
+    ----------
+    nodes
+        Workers that have not taken leave, alive or not, as of the last read.
+
     """
 
     def __init__(self, state: RedisState, counters: Counter[str]) -> None:
+        self.nodes: frozenset[str] = frozenset()
         self._state = state
         self._counters = counters
         self._texts: dict[str, tuple[str, Heartbeat | None]] = {}
@@ -43,6 +49,7 @@ class Beats:
         """
         keys, client = self._state.keys, self._state.client
         reply: Any = client.register_script(BEATS_SCRIPT)([keys.nodes], [keys.heartbeat("")])
+        self.nodes = frozenset(reply[::3])
         beats, gone = [], []
         texts: dict[str, tuple[str, Heartbeat | None]] = {}
         for node, text, left in zip(reply[::3], reply[1::3], reply[2::3], strict=True):

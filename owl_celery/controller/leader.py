@@ -162,6 +162,7 @@ class Leader:
             beats = self._beats.read(now)
             self.ledger.hear(beats, now)
             self._beats_at = now + BEATS_SECONDS + BEATS_SECONDS_PER_NODE * len(beats)
+            self._moving.stay(self._beats.nodes)
         self.ledger.expire(now)
         seconds_by_queue = {name: float(value) for name, value in sums.items()}
         if self._read_depths(now):

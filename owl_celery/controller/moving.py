@@ -126,6 +126,10 @@ class Moving:
             self._rescue.save(dead, load, text, now)
         return self._settings.steal and bool(self._stealing.step(load, now))
 
+    def stay(self, nodes: Collection[str]) -> None:
+        """Note which workers have not taken leave, alive or not."""
+        self._orphans.stay(nodes)
+
     def _hand_back_orphans(self, permit: Permit, now: float) -> None:
         """Give back what dead workers held of queues that others serve, too."""
         orphans = self._orphans.due(self._ledger.heartbeats, now)

@@ -6,11 +6,9 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from owl_celery.controller.rescue import SILENT_SECONDS
+from owl_celery.controller.rescue import DEAF_SECONDS, LOOK_SECONDS, SILENT_SECONDS
 from owl_celery.wire import Heartbeat
 
-LOOK_SECONDS: Final = 1.0
-DEAF_SECONDS: Final = 3.0
 SURELY_SECONDS: Final = 1.0
 """Of difference between the clocks of two hosts that is allowed for."""
 
@@ -19,10 +17,11 @@ MAX_LIVES: Final = 10_000
 
 @dataclass(slots=True)
 class _Life:
-    """One process of a worker: what it held, and when it was last heard of."""
+    """One process of a worker: what it held, when it was last heard of, and silent since when."""
 
     held: tuple[str, ...]
     heard_at: float
+    silent_since: float
 
 
 class Orphans:
@@ -59,25 +58,33 @@ class Orphans:
         if pause > DEAF_SECONDS:
             # Nobody was listening.
             for life in self._lives.values():
-                life.heard_at += pause
+                life.silent_since += pause
         live: set[str] = set()
         for beat in beats:
             live.update(beat.active)
-            self._lives[beat.node, beat.life] = _Life(beat.active, now)
+            self._lives[beat.node, beat.life] = _Life(beat.active, now, now)
         while len(self._lives) > MAX_LIVES:
             del self._lives[next(iter(self._lives))]
         return {
             task_id: life.heard_at + SURELY_SECONDS
             for life in self._lives.values()
-            if now - life.heard_at >= SILENT_SECONDS
+            if now - life.silent_since >= SILENT_SECONDS
             for task_id in life.held
             if task_id not in live
         }
 
+    def stay(self, nodes: Collection[str]) -> None:
+        """Forget workers that have taken leave: they gave back themselves what they held.
+
+        Others may have taken it within a moment, and not tell by heartbeats what they hold.
+        """
+        for key in [key for key in self._lives if key[0] not in nodes]:
+            del self._lives[key]
+
     def settled(self, task_ids: Collection[str], now: float) -> None:
         """Note that these were looked for; forget the dead that held nothing else."""
         for key, life in list(self._lives.items()):
-            if now - life.heard_at >= SILENT_SECONDS:
+            if now - life.silent_since >= SILENT_SECONDS:
                 life.held = tuple(held for held in life.held if held not in task_ids)
                 if not life.held:
                     del self._lives[key]
