@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from typing import Any, Final
 
 from redis.exceptions import RedisError
@@ -22,6 +22,7 @@ from owl_celery.controller.ledger import LoadLedger
 from owl_celery.controller.load import Load
 from owl_celery.controller.moving import Moving
 from owl_celery.controller.view import EncodedKnowledge, ViewPublisher, versions
+from owl_celery.controller.wedged import wedged_workers
 from owl_celery.errors import BrokerError
 from owl_celery.policies import make_policy
 from owl_celery.records import Knowledge, decode_record
@@ -161,8 +162,8 @@ class Leader:
         if now >= self._beats_at:
             beats = self._beats.read(now)
             self.ledger.hear(beats, now)
-            self._beats_at = now + BEATS_SECONDS + BEATS_SECONDS_PER_NODE * len(beats)
             self._moving.stay(self._beats.nodes)
+            self._beats_at = now + BEATS_SECONDS + BEATS_SECONDS_PER_NODE * len(beats)
         self.ledger.expire(now)
         seconds_by_queue = {name: float(value) for name, value in sums.items()}
         if self._read_depths(now):
@@ -341,19 +342,3 @@ class Leader:
         self.counters["broker_errors"] += 1
         self._troubles.begin("broker", str(error))
         self._depths_at = self.now() + BROKER_RETRY_SECONDS
-
-
-def wedged_workers(reasons: Mapping[str, str]) -> str:
-    """Say which workers take no tasks though they live; empty when all do.
-
-    Examples
-    --------
-    >>> wedged_workers({"gpu.a.0": "it does not consume"})
-    'The worker of gpu.a.0 lives and takes no tasks: it does not consume.'
-
-    """
-    if not reasons:
-        return ""
-    name = min(reasons)
-    more = f" ({len(reasons) - 1} more)" if len(reasons) > 1 else ""
-    return f"The worker of {name} lives and takes no tasks: {reasons[name]}{more}."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -94,3 +94,19 @@ class Wedged:
         if self._silent_since is not None and now - self._silent_since > RECONNECT_SECONDS:
             return "it does not consume"
         return "it takes nothing" if now < self._closed_until else ""
+
+
+def wedged_workers(reasons: Mapping[str, str]) -> str:
+    """Say which workers take no tasks though they live; empty when all do.
+
+    Examples
+    --------
+    >>> wedged_workers({"gpu.a.0": "it does not consume"})
+    'The worker of gpu.a.0 lives and takes no tasks: it does not consume.'
+
+    """
+    if not reasons:
+        return ""
+    name = min(reasons)
+    more = f" ({len(reasons) - 1} more)" if len(reasons) > 1 else ""
+    return f"The worker of {name} lives and takes no tasks: {reasons[name]}{more}."
