@@ -69,7 +69,7 @@ class Plan:
     proxied
         ``broker`` or ``state``: what is reached through a proxy.
     database
-        ``sqlite`` or ``postgres``.
+        ``sqlite``, ``sqlite on a disk`` of its own, or ``postgres``.
     environment
         Of workers and controllers.
     settings
@@ -167,8 +167,11 @@ class Cluster:
         self.ledger = Ledger(self.addresses.ledger)
         for client in (self.redis, self.state, self.ledger):
             self._stack.callback(client.close)
-        is_sqlite = self.plan.database == "sqlite"
-        self.database = SqliteDatabase(self.folder / "learned") if is_sqlite else PostgresDatabase()
+        self.database = (
+            PostgresDatabase()
+            if self.plan.database == "postgres"
+            else SqliteDatabase(self.folder / "learned", self.plan.database == "sqlite on a disk")
+        )
         self._stack.callback(self.database.close)
         self._environment = {
             **self.addresses.environment(),

@@ -9,7 +9,8 @@ from dataclasses import replace
 from typing import Any, ClassVar, Final
 
 from benchmarks.faults.application import WORK, make_app
-from benchmarks.faults.cluster import Cluster, Plan
+from benchmarks.faults.cluster import Cluster
+from benchmarks.faults.database import DatabaseFault
 from benchmarks.faults.fault import Fault, Trial
 from benchmarks.faults.ledger import Account
 from benchmarks.faults.load import Publication, Publisher
@@ -104,7 +105,7 @@ class RouterMistaken(Fault):
     must = (
         "each mistake is counted, the task goes by a simpler policy or Celery's own route, and runs"
     )
-    plan = Plan(controllers=2)
+    plan = DatabaseFault.plan
     limit_seconds = 10.0
     tasks = 10 * len(MISTAKES)
     over_seconds = 6.0

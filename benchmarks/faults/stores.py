@@ -51,12 +51,14 @@ class Database(ABC):
 
 
 class SqliteDatabase(Database):
-    """An SQLite file, on a small disk of its own where we may mount one.
+    """An SQLite file.
 
     Parameters
     ----------
     folder
         Made here; empty.
+    wants_disk
+        Whether it should be on a small disk of its own, if we may mount one.
 
     Attributes
     ----------
@@ -67,13 +69,12 @@ class SqliteDatabase(Database):
 
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, wants_disk: bool = False) -> None:
         folder.mkdir(mode=0o700)
         self.folder = folder
         self.path = folder / "owl.sqlite3"
-        self.is_disk = os.geteuid() == 0 and _mount(
-            "-t", "tmpfs", "-o", SMALL_DISK, "faults", folder
-        )
+        may_mount = wants_disk and os.geteuid() == 0
+        self.is_disk = may_mount and _mount("-t", "tmpfs", "-o", SMALL_DISK, "faults", folder)
 
     def environment(self) -> Mapping[str, str]:
         return {"OWL_CONTINUOUS_LEARNING_STORAGE_PATH": str(self.folder)}

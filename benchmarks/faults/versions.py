@@ -6,7 +6,8 @@ import random
 from typing import Any, Final
 
 from benchmarks.faults.application import WORK, make_app
-from benchmarks.faults.cluster import KEYS, Cluster, Plan
+from benchmarks.faults.cluster import KEYS, Cluster
+from benchmarks.faults.database import DatabaseFault
 from benchmarks.faults.fault import Fault, Trial
 from benchmarks.faults.ledger import Account
 from benchmarks.faults.load import Publication, Publisher
@@ -38,7 +39,7 @@ class VersionsMixed(Fault):
     )
     must = "all tasks run, routing goes on by the policy that leads"
     recovery = "from the end of the old controllers until tasks are routed by the other policy"
-    plan = Plan(controllers=2)
+    plan = DatabaseFault.plan
     spoils = True
     limit_seconds = 10.0
     tasks = 600
