@@ -47,6 +47,8 @@ class Fleet:
     ----------
     models
         The distinct GPU models, sorted.
+    rows_of_models
+        Rows of the queues of each of ``models``.
     model_index
         Index into ``models``, shape (N,).
     concurrency
@@ -92,6 +94,7 @@ class Fleet:
         "model_index",
         "models",
         "names",
+        "rows_of_models",
         "running_seconds",
         "running_since",
         "unseen_seconds",
@@ -120,6 +123,9 @@ class Fleet:
         self.model_index: Ints = np.array([position[m] for m in gpu_models], dtype=np.int64)
         self.concurrency: Ints = np.array(
             [1] * count if concurrency is None else concurrency, dtype=np.int64
+        )
+        self.rows_of_models: tuple[Ints, ...] = tuple(
+            np.flatnonzero(self.model_index == index) for index in range(len(self.models))
         )
         slots = int(self.concurrency.max(initial=1))
         self._unsettle()
@@ -165,7 +171,7 @@ class Fleet:
         """The same queues without load; what never changes is shared, names to their identity."""
         fleet = object.__new__(Fleet)
         fleet.names, fleet.models, fleet.model_index = self.names, self.models, self.model_index
-        fleet.concurrency = self.concurrency
+        fleet.concurrency, fleet.rows_of_models = self.concurrency, self.rows_of_models
         fleet._unsettle()
         fleet.is_open = np.ones(len(self), dtype=np.bool_)
         fleet.free_memory_bytes = np.full(len(self), np.nan)

@@ -30,6 +30,7 @@ START_SECONDS: Final = 120.0
 DOWN_SECONDS: Final = (0.0, 0.5, 3.0, 25.0)
 """How long a killed worker stays away: at once, noticed by a restart, gone, and rescued."""
 
+AGAIN_SECONDS: Final = 1.0
 STAYS_SECONDS: Final = 1.0
 WARM_UP_TASKS: Final = 200
 """Before the first sample: nothing can be predicted before anything has run."""
@@ -281,6 +282,11 @@ class LoadViewRun:
 
     def _mend(self, now: float) -> None:
         """Start again what was killed and is due; a producer at once, if it has more to do."""
+        for index, worker in enumerate(self._workers):
+            if worker is not None and not worker.is_alive():
+                self._workers[index] = None
+                self._restart_at[index] = now + AGAIN_SECONDS
+                self._count("worker ended by itself")
         for index in [index for index, at in self._restart_at.items() if now >= at]:
             del self._restart_at[index]
             self._workers[index] = self._start_worker(index)
@@ -311,8 +317,10 @@ class LoadViewRun:
                 self._kill_leader,
             ]
             self._draw.shuffle(self._next_strikes)
-        done, strikes = self._next_strikes.pop()(), self.result.strikes
-        strikes[done] = strikes.get(done, 0) + 1
+        self._count(self._next_strikes.pop()())
+
+    def _count(self, what: str) -> None:
+        self.result.strikes[what] = self.result.strikes.get(what, 0) + 1
 
     def _kill_worker(self) -> str:
         standing = [index for index in range(self.plan.workers) if index not in self._restart_at]

@@ -28,17 +28,18 @@ def levelled(wait: Floats, fleet: Fleet, random: np.random.Generator) -> Floats:
     unseen = fleet.unseen_seconds
     if unseen is None:
         return wait
-    raised = wait.copy()
-    for model, seconds in enumerate((2.0 * random.random() * unseen).tolist()):
-        rows = np.flatnonzero((fleet.model_index == model) & fleet.is_open)
+    raised, amounts = wait.copy(), (2.0 * random.random() * unseen).tolist()
+    for rows, seconds in zip(fleet.rows_of_models, amounts, strict=True):
+        if not fleet.is_all_open:
+            rows = rows[fleet.is_open[rows]]
         if seconds <= 0.0 or not len(rows):
             continue
-        rows = rows[wait[rows].argsort()]
-        rising, slots = wait[rows], fleet.concurrency[rows]
-        width = slots.cumsum()
+        rising = wait[rows]
+        order = rising.argsort()
+        rising, slots = rising[order], fleet.concurrency[rows[order]]
+        width, filled = slots.cumsum(), (rising * slots).cumsum()
         # What it takes to bring all those before to the height of each.
-        needed = rising * width - (rising * slots).cumsum()
-        last = int(np.count_nonzero(needed <= seconds)) - 1
-        level = rising.item(last) + (seconds - needed.item(last)) / width.item(last)
-        raised[rows[: last + 1]] = level
+        last = max(int(np.count_nonzero(rising * width - filled <= seconds)), 1) - 1
+        level = (seconds + filled.item(last)) / width.item(last)
+        raised[rows[order[: last + 1]]] = level
     return raised
