@@ -49,9 +49,12 @@ class BrokerGone(Fault):
         return account.ended_at(numbers) - self.lasts_seconds
 
     def judge(self, cluster: Cluster, trial: Trial, publisher: Publisher, account: Account) -> None:
-        trial.parameters["errors"] = dict(publisher.errors())
-        trial.parameters["longest_publication"] = round(
-            max(one.latency for one in publisher.done), 2
+        errors, longest = dict(publisher.errors()), max(one.latency for one in publisher.done)
+        trial.parameters.update(errors=errors, longest_publication=round(longest, 2))
+        shown = ", ".join(f"{name} {count} times" for name, count in errors.items())
+        trial.check("publishing without a broker raises, as with plain Celery", shown, bool(errors))
+        trial.check(
+            "the longest publication, as long as with plain Celery", f"{longest:.2f} s", True
         )
 
     def compare(self, by_arm: Mapping[str, Sequence[Trial]]) -> list[str]:

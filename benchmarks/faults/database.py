@@ -73,7 +73,7 @@ class DatabaseFault(Fault):
         deadline = time.monotonic() + NOTICED_SECONDS
         while time.monotonic() < deadline:
             if said := self.said(cluster, cluster.log()[before:]):
-                return said.replace(str(cluster.folder), "")
+                return said
             time.sleep(0.1)
         return ""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import re
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -118,7 +120,9 @@ class Trial:
 
     def check(self, what: str, found: object, holds: bool, is_timing: bool = False) -> None:
         """Add one thing that must hold."""
-        self.checks.append(Check(what, str(found), bool(holds), is_timing))
+        # Temporary folders have another name each time.
+        shown = re.sub(rf"{re.escape(tempfile.gettempdir())}/owl-[\w-]*", "", str(found))
+        self.checks.append(Check(what, shown, bool(holds), is_timing))
 
 
 class Fault:

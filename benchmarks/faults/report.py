@@ -37,6 +37,7 @@ class Row:
         """As in ``HEAD``."""
         times = [t.recovery_seconds for t in self.trials if t.recovery_seconds is not None]
         recovery = f"{min(times):.1f} to {max(times):.1f}" if times else "never"
+        is_measured = self.fault.needs_cluster
         if times and len(times) < len(self.trials):
             recovery += f" ({len(times)} of {len(self.trials)})"
         published = str(sum(t.published for t in self.trials))
@@ -50,8 +51,8 @@ class Row:
             str(sum(t.lost for t in self.trials)),
             str(sum(t.doubled for t in self.trials)),
             str(sum(t.run_again for t in self.trials)),
-            recovery,
-            f"{self.fault.limit_seconds:g}" if self.arm == "owl" else "-",
+            recovery if is_measured else "-",
+            f"{self.fault.limit_seconds:g}" if self.arm == "owl" and is_measured else "-",
             self.verdict,
         ]
 
@@ -91,6 +92,11 @@ def verdict_of(fault: Fault, trials: Sequence[Trial], by_arm: dict[str, list[Tri
     wrong += [f"not: {check.what} ({check.found})" for check in failed.values()]
     wrong += fault.compare(by_arm)
     return "; ".join(wrong) or "holds"
+
+
+def sentence(text: str) -> str:
+    """The text as a sentence."""
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def table(found: Sequence[Row]) -> str:
@@ -155,9 +161,9 @@ def page(found: Sequence[Row], command: str, minutes: float) -> str:
         fault = row.fault
         lines += [
             "",
-            f"### {fault.name[0].upper()}{fault.name[1:]}",
+            f"### {sentence(fault.name)[:-1]}",
             "",
-            f"{fault.strikes}. Must hold: {fault.must}. Recovery: {fault.recovery}.",
+            f"{sentence(fault.strikes)} Must hold: {fault.must}. Recovery: {fault.recovery}.",
         ]
         checks: dict[str, list[Check]] = {}
         for trial in row.trials:
