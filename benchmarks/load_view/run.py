@@ -19,7 +19,7 @@ from celery import Celery
 from redis import Redis
 
 from benchmarks.load_view import processes
-from benchmarks.load_view.truth import Error, Sample, Sampler, errors_of
+from benchmarks.load_view.truth import FRESH_SECONDS, Error, Sample, Sampler, errors_of
 from owl_celery.controller.events import read_last_events
 from owl_celery.redis_state import RedisState
 from owl_celery.types import Outcome
@@ -194,7 +194,7 @@ class LoadViewRun:
     def finish(self) -> Result:
         """Sum up."""
         result, samples = self.result, self.samples
-        fresh = [sample for sample in samples if sample.age_seconds <= 2.0]
+        fresh = [sample for sample in samples if sample.age_seconds <= FRESH_SECONDS]
         result.seconds = round(self._elapsed(), 1)
         result.published = self._published_count()
         result.samples = len(samples)
