@@ -221,12 +221,12 @@ class AmqpBroker:
     def _depth(self, queue: str) -> int | None:
         """Messages that wait in a queue; None when there is no such queue."""
         # On a channel of its own: a refused declaration closes it, and gives back what it holds.
+        # The transport opens it again; another one would be one more that stays open.
         if self._asking is None:
             self._asking = self._connection.channel()
         try:
             return int(self._asking.queue_declare(queue, passive=True).message_count)
         except self._connection.channel_errors:
-            self._asking = None
             return None
 
     @property

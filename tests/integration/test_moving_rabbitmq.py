@@ -179,6 +179,17 @@ def test_nothing_moves_where_something_waits_or_to_no_queue(world: World) -> Non
     assert (world.all(FROM), world.all(TO)) == ([1], [2])
 
 
+def test_queues_that_are_gone_leave_no_channels_open(world: World) -> None:
+    connection = world.app.connection_for_write()
+    broker = AmqpBroker(lambda: connection)
+    gone = [f"gone.{number}" for number in range(20)]
+    assert broker.depths([*gone, FROM]) == dict.fromkeys([*gone, FROM], 0)
+    assert len(connection.connection.channels) <= 3
+    send_routed(world.app, FROM, 1)
+    assert broker.depths([FROM]) == {FROM: 1}
+    broker.close()
+
+
 def test_what_one_controller_holds_no_other_can_move(world: World) -> None:
     send_routed(world.app, FROM, 1)
     seen, second = world.seen()["d1"], world.another()
