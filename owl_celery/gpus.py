@@ -220,7 +220,7 @@ class NvmlReader:
         """What our process group holds; None where NVML lists none of it, as in most containers."""
         processes = _known(self._nvml.nvmlDeviceGetComputeRunningProcesses, handle) or []
         own = [process.usedGpuMemory for process in processes if _is_of_our_group(process.pid)]
-        return sum(own) if own and None not in own else None
+        return _bytes(sum(own)) if own and None not in own else None
 
 
 def _is_of_our_group(pid: int) -> bool:

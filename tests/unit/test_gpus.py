@@ -176,7 +176,8 @@ def test_a_value_that_cannot_be_true_is_unknown_and_so_fits_a_heartbeat(nonsense
             return nonsense
 
         def nvmlDeviceGetComputeRunningProcesses(self, handle: str) -> list[SimpleNamespace]:
-            return [SimpleNamespace(pid=2**32 - 1, usedGpuMemory=None)]
+            ours = SimpleNamespace(pid=os.getpid(), usedGpuMemory=nonsense)
+            return [SimpleNamespace(pid=2**32 - 1, usedGpuMemory=None), ours]
 
     assert NvmlReader(Nonsense()).read(UUIDS[0]) == GpuReadings(temperature_celsius=61.0)
 
