@@ -188,7 +188,7 @@ class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ha
             self._is_ready = True
             return
         # Celery tells nobody in the parent that a task ended, but each end is a turn of the loop.
-        active = tuple(sorted(request.id for request in worker_state.reserved_requests))
+        active = held_by(getattr(self._worker, "consumer", None))
         if active != self._active or not self._is_ready:
             self._active = active
             self._is_ready = True
@@ -283,6 +283,17 @@ class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ha
         hub = getattr(self._worker, "hub", None)
         if hub is not None:
             hub.call_soon(self._tick)
+
+
+def held_by(consumer: Any) -> tuple[str, ...]:
+    """Ids of the tasks that a worker runs, or keeps back for the sake of a rate limit.
+
+    While it keeps one back it may take no other: it is not idle, nor does it leave alone what
+    waits.
+    """
+    buckets = getattr(consumer, "task_buckets", None) or {}
+    limited = [request for bucket in buckets.values() if bucket for request, _ in bucket.contents]
+    return tuple(sorted(request.id for request in (*worker_state.reserved_requests, *limited)))
 
 
 def make_heartbeat_step(
