@@ -79,6 +79,7 @@ class KeptReader:
         self._kept = Kept()
         self._thread: threading.Thread | None = None
         self._began_at = 0.0
+        self._hangs_since = float("-inf")
         self._next_at = float("-inf")
         self._recent_at = float("-inf")
         self._recent_version: int | None = None
@@ -112,7 +113,10 @@ class KeptReader:
         kept = self._kept
         if is_reading and not kept.trouble and now - self._began_at > HANGING_SECONDS:
             trouble = "The database does not answer; it is asked again."
-            self._note(trouble)
+            if self._hangs_since != self._began_at:
+                # Once, whoever looks how often: questions are asked again meanwhile.
+                self._hangs_since = self._began_at
+                self._note(trouble)
             return replace(kept, trouble=trouble)
         return kept
 
