@@ -65,7 +65,8 @@ def sane_view(view: TaskView) -> TaskView:
     Raises
     ------
     ValueError
-        When it is no description of a task, or its size is out of bounds.
+        When it is no description of a task, its size is out of bounds, or what of it travels in
+        the message is no text: that could not be sent.
 
     """
     if (
@@ -73,6 +74,9 @@ def sane_view(view: TaskView) -> TaskView:
         and isinstance(view.task_type, str)
         and _within(view.size, MAX_SIZE)
         and view.size >= MIN_SIZE
+        and (view.model is None or isinstance(view.model, str))
+        and all(isinstance(gpu_model, str) for gpu_model in view.tried)
+        and _within(view.exceeded_bytes, MAX_BYTES)
     ):
         return view
     raise ValueError("no description of a task")

@@ -280,13 +280,19 @@ def test_a_decision_that_makes_no_sense_is_a_failure_of_the_policy(
     assert producer.sync.failures == 0
 
 
-@pytest.mark.parametrize("size", [float("nan"), -1.0, float("inf"), "large"])
+@pytest.mark.parametrize(
+    "told",
+    [
+        *({"size": size} for size in (float("nan"), -1.0, float("inf"), "large")),
+        *({"model": object()}, {"tried": {object()}}, {"exceeded_bytes": "many"}),
+    ],
+)
 def test_a_description_that_makes_no_sense_is_counted_and_the_task_routed(
-    producer: Producer, size: Any
+    producer: Producer, told: Any
 ) -> None:
     class Senseless(LearningRouter):
         def task_view(self, name: str, *_: Any) -> TaskView:
-            return TaskView(name, size=size)
+            return TaskView(name, **told)
 
     router = Senseless(producer.sync, producer.settings, clock=producer.clock)
     producer.see(BUSY, IDLE)
