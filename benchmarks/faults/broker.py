@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
-from benchmarks.faults.cluster import Cluster, Plan
+from benchmarks.faults.cluster import Cluster
 from benchmarks.faults.fault import ALL_ARMS, Fault, Trial
 from benchmarks.faults.ledger import Account
 from benchmarks.faults.load import Publisher
+from benchmarks.faults.plan import Plan
 
 SLACK_SECONDS = 1.0
 

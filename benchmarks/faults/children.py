@@ -9,10 +9,11 @@ from typing import Final
 from celery.states import READY_STATES
 
 from benchmarks.faults.application import STUMBLE
-from benchmarks.faults.cluster import Cluster, Plan
+from benchmarks.faults.cluster import Cluster
 from benchmarks.faults.fault import Fault, Trial
 from benchmarks.faults.ledger import Account
 from benchmarks.faults.load import Publication, Publisher
+from benchmarks.faults.plan import Plan
 
 MOST: Final = ("fine", "fine", "fine", "killed", "memory")
 TIME_LIMIT_SECONDS: Final = 2

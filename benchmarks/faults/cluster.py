@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -21,6 +20,7 @@ from redis import Redis
 from benchmarks.faults.application import NAMESPACE, Addresses, make_app
 from benchmarks.faults.clock import make_clock
 from benchmarks.faults.ledger import Ledger
+from benchmarks.faults.plan import Plan
 from benchmarks.faults.processes import CeleryProcess
 from benchmarks.faults.proxy import Proxy
 from benchmarks.faults.stores import PostgresDatabase, SqliteDatabase
@@ -54,46 +54,6 @@ def _start_rabbit() -> RabbitServer:
 
 
 _rabbit_lock: Final = threading.Lock()
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a cluster is made of; faults with equal plans share one.
-
-    Parameters
-    ----------
-    workers, controllers
-        How many processes; each worker serves a virtual GPU of another model.
-    broker
-        ``redis`` or ``rabbitmq``; the state is in Redis in any case.
-    proxied
-        ``broker`` or ``state``: what is reached through a proxy.
-    database
-        ``sqlite``, ``sqlite on a disk`` of its own, or ``postgres``.
-    environment
-        Of workers and controllers.
-    settings
-        Of the producer's ``install``.
-    metrics
-        Whether the controllers export metrics.
-    nvml
-        Whether workers have GPUs that are read by NVML, which ``fakes/pynvml.py`` plays; else
-        their readings are made up.
-    clock
-        Whether the first worker looks at a clock that can be shifted.
-
-    """
-
-    workers: int = 2
-    controllers: int = 1
-    broker: str = "redis"
-    proxied: str = ""
-    database: str = "sqlite"
-    environment: tuple[tuple[str, str], ...] = ()
-    settings: tuple[tuple[str, Any], ...] = ()
-    metrics: bool = False
-    nvml: bool = False
-    clock: bool = False
 
 
 class Cluster:

@@ -7,10 +7,11 @@ import time
 from dataclasses import replace
 from typing import ClassVar
 
-from benchmarks.faults.cluster import KEYS, Cluster, Plan
+from benchmarks.faults.cluster import KEYS, Cluster
 from benchmarks.faults.fault import Fault, Trial
 from benchmarks.faults.ledger import Account
 from benchmarks.faults.load import Publisher
+from benchmarks.faults.plan import Plan
 
 
 class ControllerKilled(Fault):

@@ -10,10 +10,11 @@ import time
 from contextlib import closing
 from typing import Any, ClassVar
 
-from benchmarks.faults.cluster import Cluster, Plan
+from benchmarks.faults.cluster import Cluster
 from benchmarks.faults.fault import Fault, Trial, check_latencies
 from benchmarks.faults.ledger import Account
 from benchmarks.faults.load import Publisher
+from benchmarks.faults.plan import Plan
 from benchmarks.faults.state import check_learned
 from benchmarks.faults.stores import PostgresDatabase, SqliteDatabase
 

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from benchmarks.faults.clock import shift_clock, shifted_here
-from benchmarks.faults.cluster import KEYS, Cluster, Plan
+from benchmarks.faults.cluster import KEYS, Cluster
 from benchmarks.faults.fault import Fault, Trial
 from benchmarks.faults.ledger import Account
 from benchmarks.faults.load import Publication, Publisher, steady
+from benchmarks.faults.plan import Plan
 from benchmarks.faults.state import check_learned
 
 HOUR: Final = 3600.0

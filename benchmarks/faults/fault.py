@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
 
-from benchmarks.faults.cluster import Cluster, Plan
+from benchmarks.faults.cluster import Cluster
 from benchmarks.faults.ledger import Account
 from benchmarks.faults.load import JOIN_SECONDS, Publication, Publisher, quantile, steady
+from benchmarks.faults.plan import Plan
 
 AFTER_SECONDS: Final = 2.0
 """How long publishing goes on after a fault that is mended."""

@@ -12,11 +12,12 @@ import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.faults.application import NAMED_TASKS
-from benchmarks.faults.cluster import KEYS, Cluster, Plan
+from benchmarks.faults.cluster import KEYS, Cluster
 from benchmarks.faults.fault import Fault, Trial
 from benchmarks.faults.hostile import PATTERNS, hostile_names
 from benchmarks.faults.ledger import Account
 from benchmarks.faults.load import Publication, Publisher
+from benchmarks.faults.plan import Plan
 
 NAMES: Final = 10_000
 MOST_SAMPLES: Final = 5_000

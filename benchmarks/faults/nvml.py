@@ -6,8 +6,9 @@ import random
 import time
 from typing import Final
 
-from benchmarks.faults.cluster import Cluster, Plan
+from benchmarks.faults.cluster import Cluster
 from benchmarks.faults.fault import Fault, Trial
+from benchmarks.faults.plan import Plan
 from owl_celery.wire import Heartbeat
 
 HOWS: Final = ("hangs", "MIG", "lost", "nonsense")

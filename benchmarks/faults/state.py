@@ -6,10 +6,11 @@ import random
 import time
 from typing import ClassVar
 
-from benchmarks.faults.cluster import Cluster, Plan
+from benchmarks.faults.cluster import Cluster
 from benchmarks.faults.fault import Fault, Trial, check_latencies
 from benchmarks.faults.ledger import Account
 from benchmarks.faults.load import Publisher
+from benchmarks.faults.plan import Plan
 from benchmarks.faults.proxy import Proxy
 
 LEARN_SECONDS = 20.0

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar
 
-from benchmarks.faults.cluster import KEYS, Cluster, Plan
+from benchmarks.faults.cluster import KEYS, Cluster
 from benchmarks.faults.fault import ALL_ARMS, Fault, Trial
 from benchmarks.faults.ledger import Account
 from benchmarks.faults.load import Publication, Publisher, steady
+from benchmarks.faults.plan import Plan
 
 ROUTES_STOP_SECONDS = 5.0
 FROZEN_SECONDS = 20.0
