@@ -112,11 +112,6 @@ class Learner:
         self._trim_at = self._prune_at = clock()
 
     @property
-    def is_loaded(self) -> bool:
-        """Whether what was learned before is there."""
-        return self._is_loaded
-
-    @property
     def cursor(self) -> str:
         """Stream id up to which outcomes are committed."""
         return self._committed
