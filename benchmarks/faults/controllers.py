@@ -26,15 +26,16 @@ class ControllerKilled(Fault):
     recovery = "from a kill until another controller leads, the longest of them"
     plan = Plan(workers=3, controllers=2)
     limit_seconds = 10.0
-    tasks = 400
-    over_seconds = 20.0
-    least_seconds = 0.02
+    # More than the workers can do, so that something waits to be moved.
+    tasks = 800
+    over_seconds = 26.0
+    least_seconds = 0.05
     most_seconds = 0.15
     window = (1.0, 3.0)
     kills: ClassVar[int] = 4
 
     def strike(self, cluster: Cluster, trial: Trial, draw: random.Random) -> None:
-        longest = 0.0
+        longest, self._moved = 0.0, 0
         for _ in range(self.kills):
             drained = cluster.queue(draw.randrange(len(cluster.workers)))
             cluster.state.delete(KEYS.drained)
@@ -45,6 +46,7 @@ class ControllerKilled(Fault):
             if leader is None:
                 continue
             fence = int(cluster.state.get("owl:faults:lease:fencing") or 0)
+            self._moved += moved_by(cluster)
             leader.kill_group()
             cluster.controllers.remove(leader)
             cluster.controllers.append(cluster.start_controller())
@@ -61,10 +63,15 @@ class ControllerKilled(Fault):
         cluster.state.delete(KEYS.drained)
 
     def judge(self, cluster: Cluster, trial: Trial, publisher: Publisher, account: Account) -> None:
-        counters = cluster.health().counters
-        moved = counters.get("stolen", 0) + counters.get("tasks_drained", 0)
-        trial.parameters["moved_by_the_last"] = moved
+        moved = self._moved + moved_by(cluster)
+        trial.check("tasks that the controllers moved, at least", moved, moved > 0)
         trial.check("no task started twice", trial.run_again, trial.run_again == 0)
+
+
+def moved_by(cluster: Cluster) -> int:
+    """Tasks that the leading controller has moved, as of its latest health."""
+    counters = cluster.health().counters
+    return counters.get("stolen", 0) + counters.get("tasks_drained", 0)
 
 
 class ControllerKilledRabbit(ControllerKilled):

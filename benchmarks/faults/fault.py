@@ -256,7 +256,7 @@ class Fault:
             self.mend(cluster)
         if self.until_mended:
             publisher.finish()
-        publisher.join_within(self.over_seconds + JOIN_SECONDS)
+        publisher.join_within(self.over_seconds + max(JOIN_SECONDS, self.patience_seconds))
         numbers = publisher.numbers()
         account = self._settle(cluster, numbers)
         trial.published = len(numbers)
