@@ -35,6 +35,9 @@ RETRY_OPTIONS: Final = ("queue", "exchange", "routing_key", "redelivered")
 NOTHING_TRIED: Final[tuple[frozenset[str], float]] = (frozenset(), 0.0)
 INTERNAL_PREFIX: Final = "celery."
 
+RETRY_PATIENCE_SECONDS: Final = 0.25
+"""How long a retry that ran out of memory waits for the first view of its process."""
+
 
 @dataclass(slots=True)
 class Routed:
@@ -184,7 +187,9 @@ class LearningRouterMixin:
         if is_pinned:
             _routed.set(Routed(self, name, view, "user"))
             return None
-        snapshot, mode = self.sync.snapshot(), self.sync.mode
+        # The only wait in here: by the default queue it could come back to the GPU that failed it.
+        patience = RETRY_PATIENCE_SECONDS if tried else 0.0
+        snapshot, mode = self.sync.first_snapshot(patience), self.sync.mode
         decision, reason = self._decide(view, snapshot)
         tally = self.tally
         tally.observe(perf_counter() - began)

@@ -155,6 +155,7 @@ class ProducerSync:
             logger=log,
             clock=self._clock,
         )
+        self._has_synced = threading.Event()
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -173,6 +174,13 @@ class ProducerSync:
             self._wake.set()
         self._last_use = now
         return self._snapshot
+
+    def first_snapshot(self, patience_seconds: float) -> Snapshot | None:
+        """The latest snapshot; where none has arrived, wait for the first sync to end, so long."""
+        snapshot = self.snapshot()
+        if snapshot is None and self._has_synced.wait(patience_seconds):
+            snapshot = self._snapshot
+        return snapshot
 
     def start(self) -> None:
         """Fetch views from now on, now and then: for a process that may have to choose one day."""
@@ -276,6 +284,7 @@ class ProducerSync:
                 self._redis.fails(trouble_of(error))
             else:
                 self._redis.works()
+            self._has_synced.set()
 
     def _totals(self) -> dict[str, float]:
         return {**self.tally.totals(), **self._redis.totals()}

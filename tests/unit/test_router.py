@@ -330,6 +330,17 @@ def test_retry_after_running_out_of_memory_avoids_that_gpu_model(redis_url: str)
     producer.sync.close()
 
 
+def test_retry_after_running_out_of_memory_waits_for_the_first_view(redis_url: str) -> None:
+    producer = Producer(redis_url, gpu_model="V100")
+    producer.publisher.publish((BUSY, IDLE))
+    try:
+        raise MemoryError
+    except MemoryError:
+        # By the default queue it could come back to the GPU that failed it.
+        assert producer.route(queue="gpu.a.1", headers=retry_headers("gpu.a.1")) == "gpu.a.0"
+    producer.sync.close()
+
+
 @pytest.mark.parametrize("names", [(), ("ValueError",)])
 def test_retry_after_running_out_of_memory_goes_where_more_is_free(
     redis_url: str, names: tuple[str, ...]
