@@ -35,13 +35,14 @@ from owl_celery.controller.controller import Controller
 from owl_celery.embedded import EmbeddedRedis
 from owl_celery.fleet import Fleet
 from owl_celery.installation import parts_of
+from owl_celery.keys import Keys
 from owl_celery.policies import make_policy
 from owl_celery.records import FleetRecord, Knowledge, View, decode_record
 from owl_celery.redis_state import RedisState
 from owl_celery.settings import Settings
 from owl_celery.snapshot import Snapshot
 from owl_celery.types import Outcome, TaskView, TryState
-from owl_celery.wire import Heartbeat, Keys, encode_event
+from owl_celery.wire import Heartbeat, encode_event
 
 CONTEXT: Final = multiprocessing.get_context("fork")
 KEYS: Final = Keys("burst")

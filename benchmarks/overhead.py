@@ -24,11 +24,11 @@ from owl_celery import install
 from owl_celery.embedded import EmbeddedRedis
 from owl_celery.fleet import Fleet
 from owl_celery.installation import parts_of, uninstall
+from owl_celery.keys import Keys
 from owl_celery.policies import make_policy
 from owl_celery.redis_state import RedisState
 from owl_celery.settings import Settings
 from owl_celery.types import Outcome, QueueView, TaskView, TryState
-from owl_celery.wire import Keys
 from tests.published import Publisher
 
 GPU_MODELS = ("k80", "p100", "v100")

@@ -20,9 +20,9 @@ import click
 
 from owl_celery.embedded import EmbeddedRedis
 from owl_celery.exporter import Exporter
+from owl_celery.keys import Keys
 from owl_celery.redis_state import RedisState
 from owl_celery.settings import Settings
-from owl_celery.wire import Keys
 from tests.overviews import overview
 from tests.prometheus import free_port
 

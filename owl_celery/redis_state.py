@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from redis import Redis
 
+from owl_celery.keys import Keys
 from owl_celery.redis_address import RedisAddress, is_redis
 from owl_celery.settings import Settings
-from owl_celery.wire import Keys
 
 NOTHING: Final[Mapping[str, Any]] = {}
 

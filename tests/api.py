@@ -14,6 +14,7 @@ from owl_celery.api.app import create_app
 from owl_celery.api.gate import Limits
 from owl_celery.api.server import ApiServer
 from owl_celery.controller.health import Health
+from owl_celery.keys import Keys
 from owl_celery.overview import OverviewReader
 from owl_celery.policies.expected_completion import ExpectedCompletion
 from owl_celery.redis_state import RedisState
@@ -23,7 +24,7 @@ from owl_celery.store.base import Store
 from owl_celery.testing import wait_until
 from owl_celery.tracker import TaskPerformanceTracker
 from owl_celery.types import Outcome, QueueView
-from owl_celery.wire import Heartbeat, Keys
+from owl_celery.wire import Heartbeat
 from tests.published import Publisher
 
 NAMESPACE = "app"

@@ -10,11 +10,12 @@ import numpy as np
 from owl_celery.brokers.base import BlindBroker
 from owl_celery.controller.controller import Controller
 from owl_celery.controller.leader import Leader
+from owl_celery.keys import Keys
 from owl_celery.redis_state import RedisState
 from owl_celery.settings import Settings
 from owl_celery.store import open_store
 from owl_celery.store.sql import SqlStore
-from owl_celery.wire import Heartbeat, Keys, encode_event
+from owl_celery.wire import Heartbeat, encode_event
 from tests.learning import outcome
 
 NAMESPACE = "learned"

@@ -29,8 +29,9 @@ from owl_celery.controller.health import Health
 from owl_celery.embedded import EmbeddedRedis, free_port
 from owl_celery.gpus import fake_gpu
 from owl_celery.installation import Parts, parts_of, uninstall
+from owl_celery.keys import Keys
 from owl_celery.lane import gpu_queue, lane_of_gpu
-from owl_celery.wire import Heartbeat, Keys
+from owl_celery.wire import Heartbeat
 
 KEYS: Final = Keys(NAMESPACE)
 QUIET: Final = ("--without-mingle", "--without-gossip", "--without-heartbeat")

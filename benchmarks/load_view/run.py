@@ -21,9 +21,9 @@ from redis import Redis
 from benchmarks.load_view import processes
 from benchmarks.load_view.truth import FRESH_SECONDS, Error, Sample, Sampler, errors_of
 from owl_celery.controller.events import read_last_events
+from owl_celery.keys import Keys
 from owl_celery.redis_state import RedisState
 from owl_celery.types import Outcome
-from owl_celery.wire import Keys
 
 KEYS: Final = Keys("load_view")
 START_SECONDS: Final = 120.0

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from redis import Redis
 
+from owl_celery.keys import Keys
 from owl_celery.records import FleetRecord, View, decode_record
-from owl_celery.wire import Keys
 
 BUSY_TASKS: Final = 20
 """Tasks in a queue, on average, from which on it counts as busy."""

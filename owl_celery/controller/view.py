@@ -8,8 +8,8 @@ from typing import Final, NamedTuple
 
 from owl_celery.controller.lease import Lease, Write
 from owl_celery.controller.load import Load
+from owl_celery.keys import Keys
 from owl_celery.records import FleetRecord, View
-from owl_celery.wire import Keys
 
 VERSIONS_PER_FENCE: Final = 10**10
 PUBLISH_AT_LEAST_SECONDS: Final = 0.5

@@ -17,13 +17,13 @@ from owl_celery.controller.health import Health
 from owl_celery.embedded import open_redis
 from owl_celery.errors import BrokerError, WorkerError
 from owl_celery.guard import GuardedProcess
+from owl_celery.keys import Keys
 from owl_celery.records import FleetRecord, View, decode_record
 from owl_celery.redis_state import RedisState
 from owl_celery.redis_trouble import trouble_of
 from owl_celery.settings import Settings, bare_names
 from owl_celery.store import open_store
 from owl_celery.types import Outcome
-from owl_celery.wire import Keys
 
 NAMESPACE: Final = "demo"
 START_SECONDS: Final = 90.0

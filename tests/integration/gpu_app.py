@@ -16,8 +16,8 @@ from redis import Redis
 from owl_celery import install
 from owl_celery.gpus import FAKE_MEMORY_BYTES, GIBIBYTE, current_gpu
 from owl_celery.installation import parts_of
+from owl_celery.keys import Keys
 from owl_celery.testing import wait_until
-from owl_celery.wire import Keys
 
 URL = os.environ.get("TEST_REDIS_URL", "redis://127.0.0.1:1/0")
 

@@ -17,12 +17,13 @@ from owl_celery.api.cursors import encode_cursor
 from owl_celery.api.gate import Limits
 from owl_celery.api.server import ApiServer, open_server
 from owl_celery.errors import SettingsError
+from owl_celery.keys import Keys
 from owl_celery.overview import OverviewReader
 from owl_celery.redis_state import RedisState
 from owl_celery.settings import Settings
 from owl_celery.testing import wait_until
 from owl_celery.types import QueueView
-from owl_celery.wire import Keys, encode_event
+from owl_celery.wire import encode_event
 from tests.api import NAMESPACE, TOKEN, Site, learn
 from tests.learning import outcome, stream
 

@@ -9,8 +9,8 @@ import pytest
 
 from owl_celery.claims import ClaimedError, Claims
 from owl_celery.errors import WorkerError
+from owl_celery.keys import Keys
 from owl_celery.redis_state import RedisState
-from owl_celery.wire import Keys
 
 pytestmark = pytest.mark.integration
 

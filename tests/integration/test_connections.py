@@ -25,11 +25,11 @@ from owl_celery.cli.health import health
 from owl_celery.cli.status import status
 from owl_celery.gpus import current_gpu, fake_gpu
 from owl_celery.installation import parts_of, uninstall
+from owl_celery.keys import Keys
 from owl_celery.lane import gpu_queue, lane_of_gpu
 from owl_celery.records import Knowledge, decode_record
 from owl_celery.redis_state import RedisState
 from owl_celery.testing import wait_until
-from owl_celery.wire import Keys
 from tests.redis_servers import HOST, RedisServer, make_certificate, plain, sentinel, tls
 
 pytestmark = pytest.mark.integration

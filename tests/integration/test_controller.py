@@ -22,6 +22,7 @@ from owl_celery.controller.lease import Lease, Write
 from owl_celery.counters import Counters
 from owl_celery.errors import BrokerError, StoreError
 from owl_celery.fleet import Floats
+from owl_celery.keys import Keys
 from owl_celery.policies import make_policy
 from owl_celery.records import FleetRecord, Knowledge, View, decode_record
 from owl_celery.redis_state import RedisState
@@ -32,7 +33,7 @@ from owl_celery.sync import ProducerSync
 from owl_celery.testing import wait_until
 from owl_celery.tracker import TaskPerformanceTracker
 from owl_celery.types import Outcome, TaskView, TryState
-from owl_celery.wire import Heartbeat, Keys, Started, encode_event
+from owl_celery.wire import Heartbeat, Started, encode_event
 from tests.controller_process import NAMESPACE, controller_settings, start_controller
 
 pytestmark = pytest.mark.integration

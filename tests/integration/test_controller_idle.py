@@ -10,8 +10,8 @@ import pytest
 
 from owl_celery.controller.arrivals import MAX_IDLE_TYPES, Arrivals
 from owl_celery.controller.idle import DROPPED_AT_ONCE, KEEP_IDLE_SECONDS, IdleFields
+from owl_celery.keys import Keys
 from owl_celery.redis_state import RedisState
-from owl_celery.wire import Keys
 
 pytestmark = pytest.mark.integration
 

@@ -18,11 +18,12 @@ from owl_celery.controller import rescue
 from owl_celery.controller.controller import Controller
 from owl_celery.controller.health import Health
 from owl_celery.controller.leader import Leader
+from owl_celery.keys import Keys
 from owl_celery.redis_state import RedisState
 from owl_celery.settings import Settings
 from owl_celery.store.memory import MemoryStore
 from owl_celery.types import Outcome, TryState
-from owl_celery.wire import Heartbeat, Keys, Started, encode_event
+from owl_celery.wire import Heartbeat, Started, encode_event
 from tests.controller_process import NAMESPACE
 from tests.message_broker import MessageBroker, on_both
 from tests.routed import send_routed

@@ -21,6 +21,7 @@ from owl_celery.exporter import exporter as exporter_module
 from owl_celery.exporter.exporter import visibility_timeout_seconds
 from owl_celery.exporter.tail import OutcomeTail
 from owl_celery.exporter.unserved import UnservedQueues
+from owl_celery.keys import Keys
 from owl_celery.metrics import METRICS
 from owl_celery.overview import Overview, OverviewReader
 from owl_celery.redis_address import RedisAddress
@@ -28,7 +29,7 @@ from owl_celery.redis_state import RedisState
 from owl_celery.settings import Settings
 from owl_celery.testing import wait_until
 from owl_celery.types import Outcome
-from owl_celery.wire import Keys, Started, encode_event
+from owl_celery.wire import Started, encode_event
 from tests.learning import outcome
 from tests.overviews import overview
 from tests.prometheus import free_port

@@ -15,12 +15,13 @@ from celery.worker.state import revoked as revoked_tasks
 
 from owl_celery.feedback import Feedback
 from owl_celery.gpus import CurrentGpu
+from owl_celery.keys import Keys
 from owl_celery.outbox import Outbox
 from owl_celery.redis_state import RedisState
 from owl_celery.settings import Settings
 from owl_celery.testing import wait_until
 from owl_celery.types import Outcome, TryState
-from owl_celery.wire import Discarded, Event, Keys, Started, TaskHeader, decode_event
+from owl_celery.wire import Discarded, Event, Started, TaskHeader, decode_event
 from tests.message_broker import MessageBroker, on_both
 
 pytestmark = [pytest.mark.integration, on_both]

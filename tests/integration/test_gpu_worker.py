@@ -21,9 +21,10 @@ from redis import Redis
 
 from owl_celery.embedded import EmbeddedRedis
 from owl_celery.gpus import Gpu, fake_gpu
+from owl_celery.keys import Keys
 from owl_celery.lane import gpu_queue, lane_of_cpu, lane_of_gpu
 from owl_celery.testing import wait_until
-from owl_celery.wire import Heartbeat, Keys
+from owl_celery.wire import Heartbeat
 from tests.message_broker import MessageBroker, on_both
 
 pytestmark = pytest.mark.integration

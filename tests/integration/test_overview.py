@@ -11,6 +11,7 @@ import pytest
 
 from owl_celery.controller.health import Health
 from owl_celery.errors import StoreError
+from owl_celery.keys import Keys
 from owl_celery.overview import Overview, OverviewReader, Status
 from owl_celery.overview import kept as kept_module
 from owl_celery.policies.expected_completion import ExpectedCompletion
@@ -21,7 +22,7 @@ from owl_celery.store.memory import MemoryStore
 from owl_celery.testing import wait_until
 from owl_celery.tracker import TaskPerformanceTracker
 from owl_celery.types import Outcome, QueueView
-from owl_celery.wire import Heartbeat, Keys, Started, encode_event
+from owl_celery.wire import Heartbeat, Started, encode_event
 from tests.learning import outcome
 from tests.published import Publisher
 

@@ -12,12 +12,13 @@ import pytest
 from owl_celery.claims import Claims
 from owl_celery.counters import Counters
 from owl_celery.gpus import FakeGpus, GpuReadings, fake_gpu
+from owl_celery.keys import Keys
 from owl_celery.pulse import Pulse
 from owl_celery.redis_address import RedisAddress
 from owl_celery.redis_state import RedisState
 from owl_celery.settings import Settings
 from owl_celery.testing import wait_until
-from owl_celery.wire import Heartbeat, Keys
+from owl_celery.wire import Heartbeat
 
 pytestmark = pytest.mark.integration
 

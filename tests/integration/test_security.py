@@ -44,6 +44,7 @@ from owl_celery.exporter.families import gauge
 from owl_celery.exporter.text import exposition
 from owl_celery.feedback import due_time
 from owl_celery.installation import parts_of, uninstall
+from owl_celery.keys import Keys
 from owl_celery.redis_state import RedisState
 from owl_celery.sanity import sane
 from owl_celery.settings import Settings
@@ -53,7 +54,6 @@ from owl_celery.types import Outcome
 from owl_celery.wire import (
     MAX_NAME_LENGTH,
     Heartbeat,
-    Keys,
     TaskHeader,
     decode_event,
     encode_event,

@@ -25,10 +25,10 @@ from owl_celery.cli.serve import serve
 from owl_celery.controller.embed import make_controller_step
 from owl_celery.controller.health import Health
 from owl_celery.installation import uninstall
+from owl_celery.keys import Keys
 from owl_celery.redis_state import RedisState
 from owl_celery.settings import Settings
 from owl_celery.testing import wait_until
-from owl_celery.wire import Keys
 from tests.message_broker import MessageBroker, on_both
 from tests.prometheus import free_port
 

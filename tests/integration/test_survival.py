@@ -17,13 +17,13 @@ import pytest
 from celery import Celery
 
 from owl_celery.installation import install, parts_of, uninstall
+from owl_celery.keys import Keys
 from owl_celery.records import Knowledge, decode_record
 from owl_celery.redis_state import RedisState
 from owl_celery.settings import Settings
 from owl_celery.simulate.table import gavel_table
 from owl_celery.store import open_store
 from owl_celery.testing import wait_until
-from owl_celery.wire import Keys
 from tests.message_broker import MessageBroker
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]

@@ -18,9 +18,10 @@ from redis import Redis
 from selenium.webdriver.common.keys import Keys as Press
 
 from owl_celery.embedded import EmbeddedRedis, free_port
+from owl_celery.keys import Keys
 from owl_celery.testing import wait_until
 from owl_celery.types import Outcome, TryState
-from owl_celery.wire import Heartbeat, Keys, Started, encode_event
+from owl_celery.wire import Heartbeat, Started, encode_event
 from tests.browser import Browser, open_browser
 
 # Servers and a browser start here, which takes a busy machine long.

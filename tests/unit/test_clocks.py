@@ -12,11 +12,12 @@ from celery import Celery
 from owl_celery.controller.events import entries_of
 from owl_celery.feedback import Feedback
 from owl_celery.gpus import current_gpu
+from owl_celery.keys import Keys
 from owl_celery.redis_state import RedisState
 from owl_celery.settings import Settings
 from owl_celery.sync import ProducerSync
 from owl_celery.types import Outcome
-from owl_celery.wire import Keys, TaskHeader, encode_event
+from owl_celery.wire import TaskHeader, encode_event
 from tests.learning import outcome
 
 HOUR = 3600.0

@@ -11,6 +11,7 @@ import pytest
 
 from owl_celery import outbox as outbox_module
 from owl_celery.counters import MAX_NAMES, Counters, RoutingTally
+from owl_celery.keys import Keys
 from owl_celery.metrics import DECISION_SECONDS_BOUNDS
 from owl_celery.outbox import Outbox
 from owl_celery.redis_address import RedisAddress
@@ -19,7 +20,7 @@ from owl_celery.router import LearningRouter
 from owl_celery.settings import Settings
 from owl_celery.sync import ProducerSync
 from owl_celery.types import QueueView
-from owl_celery.wire import Keys, Started
+from owl_celery.wire import Started
 from tests.published import Publisher
 
 NOWHERE = "redis://127.0.0.1:1/0"

@@ -11,11 +11,12 @@ import pytest
 
 from owl_celery import outbox as outbox_module
 from owl_celery.counters import Counters
+from owl_celery.keys import Keys
 from owl_celery.outbox import Outbox
 from owl_celery.redis_address import RedisAddress
 from owl_celery.redis_state import RedisState
 from owl_celery.settings import Settings
-from owl_celery.wire import Keys, Started, decode_event
+from owl_celery.wire import Started, decode_event
 
 
 def started(number: int) -> Started:

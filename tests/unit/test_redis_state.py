@@ -14,11 +14,11 @@ from redis.exceptions import AuthenticationError, MovedError, NoPermissionError,
 from redis.sentinel import MasterNotFoundError
 
 from owl_celery.errors import SettingsError
+from owl_celery.keys import Keys
 from owl_celery.redis_address import RedisAddress
 from owl_celery.redis_state import RedisState, open_state
 from owl_celery.redis_trouble import trouble_of
 from owl_celery.settings import Settings
-from owl_celery.wire import Keys
 
 
 @pytest.fixture

@@ -10,13 +10,14 @@ import pytest
 from celery import Celery
 from kombu.entity import Queue
 
+from owl_celery.keys import Keys
 from owl_celery.policies.expected_completion import ExpectedCompletion
 from owl_celery.redis_state import RedisState
 from owl_celery.router import LearningRouter, stamp_published
 from owl_celery.settings import Settings
 from owl_celery.sync import ProducerSync
 from owl_celery.types import Decision, QueueView, TaskView
-from owl_celery.wire import Keys, TaskHeader, header_in
+from owl_celery.wire import TaskHeader, header_in
 from tests.published import Publisher
 
 NAME = "proj.tasks.train"

@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks import scale
 from owl_celery.fleet import Fleet
+from owl_celery.keys import Keys
 from owl_celery.policies.base import Policy
 from owl_celery.policies.expected_completion import ExpectedCompletion
 from owl_celery.policies.priced_q import PricedQ
@@ -20,7 +21,6 @@ from owl_celery.redis_state import RedisState
 from owl_celery.settings import Settings
 from owl_celery.sync import ProducerSync
 from owl_celery.types import Outcome, QueueView, TaskView, TryState
-from owl_celery.wire import Keys
 from tests.published import Publisher
 
 KINDS = (ExpectedCompletion, PricedQ)

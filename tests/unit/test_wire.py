@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from owl_celery.keys import Keys
 from owl_celery.records import FleetRecord, Knowledge, View, decode_record
 from owl_celery.types import Outcome, TryState
 from owl_celery.wire import (
     MAX_NAME_LENGTH,
     MAX_SECONDS,
     Heartbeat,
-    Keys,
     Started,
     TaskHeader,
     bounded_seconds,
