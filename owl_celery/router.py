@@ -187,9 +187,10 @@ class LearningRouterMixin:
         if is_pinned:
             _routed.set(Routed(self, name, view, "user"))
             return None
-        # The only wait in here: by the default queue it could come back to the GPU that failed it.
-        patience = RETRY_PATIENCE_SECONDS if tried else 0.0
-        snapshot, mode = self.sync.first_snapshot(patience), self.sync.mode
+        snapshot, mode = self.sync.snapshot(), self.sync.mode
+        if snapshot is None and tried:
+            # The only wait in here: by the default queue it could come to the same GPU again.
+            snapshot = self.sync.first_snapshot(RETRY_PATIENCE_SECONDS)
         decision, reason = self._decide(view, snapshot)
         tally = self.tally
         tally.observe(perf_counter() - began)

@@ -176,11 +176,10 @@ class ProducerSync:
         return self._snapshot
 
     def first_snapshot(self, patience_seconds: float) -> Snapshot | None:
-        """The latest snapshot; where none has arrived, wait for the first sync to end, so long."""
-        snapshot = self.snapshot()
-        if snapshot is None and self._has_synced.wait(patience_seconds):
-            snapshot = self._snapshot
-        return snapshot
+        """The latest snapshot, once the first sync has ended; None when that takes longer."""
+        self.start()
+        self._has_synced.wait(patience_seconds)
+        return self._snapshot
 
     def start(self) -> None:
         """Fetch views from now on, now and then: for a process that may have to choose one day."""

@@ -31,6 +31,7 @@ class ControllerKilled(Fault):
     over_seconds = 26.0
     least_seconds = 0.05
     most_seconds = 0.15
+    patience_seconds = 60.0
     window = (1.0, 3.0)
     kills: ClassVar[int] = 4
 

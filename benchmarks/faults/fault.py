@@ -261,7 +261,15 @@ class Fault:
         account = self._settle(cluster, numbers)
         trial.published = len(numbers)
         trial.refused = sum(publisher.errors().values())
-        trial.lost = len(self.missing(cluster, account, numbers))
+        missing = self.missing(cluster, account, numbers)
+        trial.lost = len(missing)
+        if missing:
+            queues = ["celery", *map(cluster.queue, range(len(cluster.workers)))]
+            trial.parameters["lost"] = {
+                "started": len(missing & account.started.keys()),
+                "waiting": {queue: cluster.waiting(queue) for queue in queues},
+                "held": {queue: cluster.held(queue) for queue in queues},
+            }
         trial.doubled = account.doubled(numbers)
         trial.run_again = account.run_again(numbers)
         if trial.lost:
