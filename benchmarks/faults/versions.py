@@ -65,13 +65,6 @@ class VersionsMixed(Fault):
         return Publisher(cluster.app, self.publications(cluster, draw), send)
 
     def strike(self, cluster: Cluster, trial: Trial, draw: random.Random) -> None:
-        for text in (
-            "",
-            "no JSON",
-            '{"e": "moved", "to": "gpu.x.1"}',
-            '{"e": "end", "task_id": 7}',
-        ):
-            cluster.state.xadd(KEYS.events, {"e": text})
         # One of them takes work that would be another's: it counts as a worker of the cluster.
         cluster.workers.append(cluster.start_plain_worker("celery", cluster.queue(0)))
         old = list(cluster.controllers)
@@ -90,6 +83,9 @@ class VersionsMixed(Fault):
             20.0,
         )
         trial.recovery_seconds = round(took, 2)
+        # To the one that leads from now on: what another has counted went with it.
+        for text in EVENTS:
+            cluster.state.xadd(KEYS.events, {"e": text})
 
     def judge(self, cluster: Cluster, trial: Trial, publisher: Publisher, account: Account) -> None:
         ran = sum(line.node == "plain@faults" for line in account.lines if line.what == "finished")
