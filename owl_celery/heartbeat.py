@@ -49,8 +49,8 @@ class HeartbeatStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ha
     reader: ClassVar[GpuReader | None]
 
     @staticmethod
-    def prepare_retry() -> None:
-        """Called before a task is sent again whose process was killed."""
+    def prepare_retry(queue: str) -> None:
+        """Called before a task of a queue is sent again whose process was killed."""
 
     def __init__(self, parent: Any, **_: Any) -> None:
         super().__init__(parent)
@@ -300,7 +300,7 @@ def make_heartbeat_step(
     state: RedisState,
     settings: Settings,
     reader: GpuReader | None = None,
-    prepare_retry: Callable[[], None] = HeartbeatStep.prepare_retry,
+    prepare_retry: Callable[[str], None] = HeartbeatStep.prepare_retry,
 ) -> type[HeartbeatStep]:
     """Make the bootstep for ``app.steps["worker"]``.
 

@@ -23,7 +23,7 @@ from owl_celery.outbox import Outbox
 from owl_celery.policies import policy_class
 from owl_celery.redis_address import is_redis
 from owl_celery.redis_state import RedisState, open_state
-from owl_celery.router import LearningRouter, LearningRouterMixin, stamp_published
+from owl_celery.router import LearningRouter, LearningRouterMixin, retry_lost, stamp_published
 from owl_celery.settings import Settings
 from owl_celery.sync import ProducerSync
 
@@ -145,9 +145,16 @@ class Installation:
             out_of_memory_errors=settings.out_of_memory_errors,
             on_start=sync.start,
         )
+
         # Also when nothing is learned: it drains the worker and ends it with its supervisor.
-        prepare = sync.flush if settings.enable_continuous_learning else lambda: None
-        steps: tuple[type, ...] = (make_heartbeat_step(state, settings, prepare_retry=prepare),)
+        def prepare_retry(queue: str) -> None:
+            if settings.enable_continuous_learning:
+                retry_lost(queue)
+                sync.flush()
+
+        steps: tuple[type, ...] = (
+            make_heartbeat_step(state, settings, prepare_retry=prepare_retry),
+        )
         if settings.embed_controller and settings.enable_continuous_learning:
             steps += (make_controller_step(state, settings),)
         return Parts(settings, state, router, sync, outbox, feedback, steps)

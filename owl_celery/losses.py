@@ -173,13 +173,14 @@ class Losses:
             return 0
 
 
-def count_losses(app: Celery, losses: Losses, prepare: Callable[[], None]) -> None:
+def count_losses(app: Celery, losses: Losses, prepare: Callable[[str], None]) -> None:
     """Have the requests of all tasks count; called before the worker consumes.
 
     Parameters
     ----------
     prepare
-        Called before a task is sent again whose process was killed: the router needs a view.
+        Called before a task is sent again whose process was killed, with the queue that it came
+        from: the router needs that, and a view.
 
     """
     for task in app.tasks.values():
@@ -187,7 +188,7 @@ def count_losses(app: Celery, losses: Losses, prepare: Callable[[], None]) -> No
 
 
 def counted(
-    base: Any, losses: Losses, kills: KernelKills, prepare: Callable[[], None] = lambda: None
+    base: Any, losses: Losses, kills: KernelKills, prepare: Callable[[str], None] = lambda _: None
 ) -> Any:
     """Extend a class of requests."""
 
@@ -244,7 +245,7 @@ def counted(
             # A process that was killed after the result was stored is a success to Celery.
             if is_over and not self._success_was_stored() and self._owl_give_up(count, error):
                 return None
-            prepare()
+            prepare(self.delivery_info.get("routing_key") or "")
             try:
                 # So that the router, when the task is sent again, sees why.
                 raise error

@@ -69,6 +69,7 @@ class Routed:
 
 
 _routed: ContextVar[Routed | None] = ContextVar("owl_routed", default=None)
+_lost_from: ContextVar[str] = ContextVar("owl_lost_from", default="")
 
 
 class LearningRouterMixin:
@@ -307,7 +308,13 @@ def is_pinned_by_retry(header: TaskHeader, options: Mapping[str, Any]) -> bool:
     name = (queue.name if isinstance(queue, Queue) else queue) or options.get("routing_key")
     request = current_task.request if current_task else None
     came_from = (getattr(request, "delivery_info", None) or {}).get("routing_key")
-    return name in (header.queue, came_from)
+    # Where a process was killed its parent sends the task again, which has no current task.
+    return name in (header.queue, came_from or _lost_from.get())
+
+
+def retry_lost(queue: str) -> None:
+    """Note that this thread is about to send a task again that was lost; ``queue`` had it."""
+    _lost_from.set(queue)
 
 
 class DecisionIds:

@@ -141,7 +141,10 @@ class PricedQ(ExpectedCompletion):
         seconds = seconds / np.maximum(1.0 - beliefs.failure[cells], 0.01)
         free = np.zeros(len(fleet.models))
         np.maximum.at(free, fleet.model_index, np.nan_to_num(fleet.free_memory_bytes, nan=np.inf))
-        seconds = np.where(free[used] < beliefs.needed[cells], CLOSED_FACTOR * seconds, seconds)
+        closed = free[used] < beliefs.needed[cells]
+        # What fits nowhere speaks for no model; as a thousand tasks it would make one look scarce.
+        closed &= ~closed.all(axis=1, keepdims=True)
+        seconds = np.where(closed, CLOSED_FACTOR * seconds, seconds)
         self._planned_prices = self._planner.prices(seconds, shares, models, gpus[used])
         if self._beliefs is beliefs:
             self._prices = self._planned_prices

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from billiard.einfo import ExceptionInfo
@@ -122,6 +122,7 @@ def test_a_process_that_the_kernel_killed_ran_out_of_memory(
 
         id = "a"
         task = SimpleNamespace(acks_late=True)
+        delivery_info: ClassVar[dict[str, str]] = {"routing_key": OWN}
         _already_cancelled = _already_revoked = False
 
         def on_accepted(self, pid: int, time_accepted: float) -> None:
@@ -254,7 +255,8 @@ def run_out_of_memory(watched: Watched) -> None:
     died = watched.app.send_task(DIE, queue=OWN, headers={"owl": header.encode()})
     assert isinstance(died.get(timeout=30, propagate=False), WorkerLostError)
     by = [str(line).split()[2] for line in watched.redis.lrange("ran", 0, -1)]
-    assert by == ["q_learning", "expected_completion"]
+    assert by[0] == "q_learning"
+    assert by[1:] in (["q_learning"], ["expected_completion"])
 
     # So it goes with later tasks of the type from the first try on, and with no others.
     def placed(task_type: str) -> set[Any]:

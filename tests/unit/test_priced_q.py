@@ -95,6 +95,25 @@ def test_a_settled_fleet_is_priced_as_any_other_and_anew_after_some_milliseconds
         assert policy.choose(task, fleet, 100.1).gpu_model == "K80"
 
 
+def test_a_type_that_fits_nowhere_makes_no_model_look_scarce() -> None:
+    fleet, free = a_fleet(), {"V100": 16.0 * 2**30, "K80": 12.0 * 2**30}
+    fleet.free_memory_bytes[:] = [free[fleet.gpu_model(row)] for row in range(len(fleet))]
+    plain, policy = PricedQ(seed=1), PricedQ(seed=1)
+    for each in (plain, policy):
+        taught(each)
+        each.tick(fleet, 100.0)
+        if each is policy:
+            for model, queue in (("V100", "gpu.a.0"), ("V100", "gpu.a.1"), ("K80", "gpu.a.2")):
+                failed = {"state": TryState.FAILURE, "out_of_memory": True, "queue": queue}
+                each.learn_one(an_outcome("huge", model, 0.1, **failed), 100.0)
+        each.arrived(TaskView("huge" if each is policy else "anywhere"), 100.1)
+        each.tick(fleet, 101.0)
+    assert plain.prices is not None
+    assert policy.prices is not None
+    for model in free:
+        assert policy.prices.present[model] == pytest.approx(plain.prices.present[model], rel=0.1)
+
+
 def test_without_reinforcement_learning_there_are_no_prices() -> None:
     policy = PricedQ(seed=1, enable_reinforcement_learning=False)
     taught(policy)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextvars import copy_context
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from kombu.entity import Queue
 from owl_celery.keys import Keys
 from owl_celery.policies.expected_completion import ExpectedCompletion
 from owl_celery.redis_state import RedisState
-from owl_celery.router import LearningRouter, stamp_published
+from owl_celery.router import LearningRouter, retry_lost, stamp_published
 from owl_celery.settings import Settings
 from owl_celery.sync import ProducerSync
 from owl_celery.types import Decision, QueueView, TaskView
@@ -218,6 +219,17 @@ def test_retry_of_a_task_that_was_moved_is_routed_anew(producer: Producer) -> No
 
     assert train.apply().get() == "gpu.a.1"
     app.close()
+
+
+def test_task_that_was_moved_and_lost_is_routed_anew(producer: Producer) -> None:
+    producer.see(BUSY, IDLE)
+
+    def sent_again_by_the_parent() -> str | None:
+        retry_lost("celery")
+        return producer.route(queue="celery", headers=retry_headers("gpu.a.0"))
+
+    assert copy_context().run(sent_again_by_the_parent) == "gpu.a.1"
+    assert producer.route(queue="celery", headers=retry_headers("gpu.a.0")) is None
 
 
 def test_arguments_are_never_logged(producer: Producer, caplog: pytest.LogCaptureFixture) -> None:
