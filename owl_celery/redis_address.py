@@ -74,7 +74,7 @@ class RedisAddress:
         if not url.startswith(SCHEMES):
             raise SettingsError(
                 "Setting REDIS_URL (or OWL_REDIS_URL) must start with redis://, rediss://, unix:// "
-                "or sentinel://; it is needed when the broker is not Redis."
+                "or sentinel://."
             )
         try:
             address = cls._of_sentinels(url) if url.startswith(SENTINEL) else cls(_parse(url))

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from redis import Redis
 
+from owl_celery.errors import SettingsError
 from owl_celery.keys import Keys
 from owl_celery.redis_address import RedisAddress, is_redis
 from owl_celery.settings import Settings
@@ -70,11 +71,15 @@ def open_state(
         When neither is a Redis address, or it cannot be read.
 
     """
-    if settings.redis_url is not None or not is_redis(broker_url):
-        given = settings.redis_url.get_secret_value() if settings.redis_url else broker_url
-        address = RedisAddress.of_url(given)
-    else:
+    if settings.redis_url is not None:
+        address = RedisAddress.of_url(settings.redis_url.get_secret_value())
+    elif is_redis(broker_url):
         address = RedisAddress.of_broker(broker_url, conf)
+    else:
+        raise SettingsError(
+            "The broker is not Redis: set REDIS_URL (or OWL_REDIS_URL) to a Redis for load and "
+            "learning, such as redis://host:6379/0."
+        )
     # Wherever they are: what moves messages looks for the keys beside the queues.
     prefix = (conf.get("broker_transport_options") or {}).get("global_keyprefix", "")
     return RedisState(address, Keys(settings.namespace or app_name, prefix))

@@ -61,6 +61,8 @@ def trouble_of(error: Exception, advice: str = "") -> str:
     """
     if isinstance(error, (*OF_CLUSTERS, RedisClusterError)):
         return str(RedisClusterError())
+    if isinstance(error, AuthenticationError):
+        return "Redis refuses the user or the password: correct REDIS_URL, or the broker's address."
     return " ".join(filter(None, (f"Redis does not answer ({reason_of(error)}).", advice)))
 
 

@@ -13,7 +13,7 @@ from owl_celery.wire import MODES
 @click.argument("mode", required=False, type=click.Choice(MODES))
 @click.pass_context
 def mode(ctx: click.Context, mode: str | None) -> None:
-    """Show or set the kill switch of the application, for all its processes within a second.
+    """Show or set the kill switch of the application, for all its processes within five seconds.
 
     on: tasks go where the policy sends them. shadow: it decides and learns, and Celery routes.
     off: plain Celery.

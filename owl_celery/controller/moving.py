@@ -139,5 +139,5 @@ class Moving:
         if not self._broker.has_more:  # Else again at the next look.
             self._orphans.settled(orphans, now)
         if count:
-            log.warning("owl controller: %d tasks were held by dead workers", count)
+            log.warning("owl controller: %d tasks were held by dead workers; they run again", count)
             self._counters["handed_back"] += count

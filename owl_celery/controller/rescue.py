@@ -168,7 +168,7 @@ class Rescue:
         if not self._broker.has_more:  # Else again in the next round.
             self._searched.update(dead)
         if count:
-            log.warning("owl controller: %d tasks were held by dead workers", count)
+            log.warning("owl controller: %d tasks were held by dead workers; they run again", count)
             self._counters["handed_back"] += count
 
     def _forget(self) -> None:

@@ -486,7 +486,7 @@ def test_a_password_that_is_wrong_is_not_said(redis_url: str) -> None:
         app = install(Celery("proj", broker=redis_url, set_as_current=False), redis_url=url)
         result = CliRunner().invoke(health, obj=SimpleNamespace(app=app))
         uninstall(app)
-    assert "Redis does not answer (it refuses the user or the password)." in result.output
+    assert "Redis refuses the user or the password: correct REDIS_URL" in result.output
     assert "hunter2" not in result.output
 
 
